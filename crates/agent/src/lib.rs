@@ -1,0 +1,1 @@
+//! The agent: makes and restores recovery points on a Hyper-V host.

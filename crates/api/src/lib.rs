@@ -1,0 +1,1 @@
+//! What goes over HTTP between people, agents and the server.

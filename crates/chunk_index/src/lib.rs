@@ -1,0 +1,1 @@
+//! Where a chunk lies: a local index that can be rebuilt.

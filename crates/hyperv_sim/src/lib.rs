@@ -1,0 +1,1 @@
+//! The simulated Hyper-V host: WS-Management over real VHDX files.

@@ -1,0 +1,1 @@
+//! The life of a job: states, leases, fences, retries, schedules.

@@ -1,0 +1,1 @@
+//! Where objects lie: a folder or memory, with the promises the store needs.

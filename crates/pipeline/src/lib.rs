@@ -1,0 +1,1 @@
+//! From a disk to packs and from packs to a disk.

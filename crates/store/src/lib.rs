@@ -1,0 +1,1 @@
+//! Chunks, packs, image trees and recovery point objects: the format of the vault.

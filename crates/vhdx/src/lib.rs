@@ -1,0 +1,1 @@
+//! VHDX virtual disk files and differencing chains.

@@ -1,0 +1,1 @@
+//! WS-Management and CIM messages: envelopes, faults, enumeration, invocation.

@@ -1,0 +1,2 @@
+//! Chores: tests, checks, documentation. Run as `cargo xtask`.
+fn main() {}
