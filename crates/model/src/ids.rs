@@ -17,8 +17,13 @@ pub struct ParseIdError {
 
 fn parse_guid(text: &str) -> Result<Uuid, ParseIdError> {
     let bare = text.trim();
-    let bare = bare.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(bare);
-    Uuid::try_parse(bare).map_err(|_| ParseIdError { text: text.chars().take(80).collect() })
+    let bare = bare
+        .strip_prefix('{')
+        .and_then(|t| t.strip_suffix('}'))
+        .unwrap_or(bare);
+    Uuid::try_parse(bare).map_err(|_| ParseIdError {
+        text: text.chars().take(80).collect(),
+    })
 }
 
 macro_rules! guid_id {

@@ -5,17 +5,27 @@
 
 mod ids;
 mod point;
+mod restore;
 mod time;
 mod units;
 mod vm;
 
-pub use ids::{AgentId, DiskId, Fence, HostId, JobId, ParseIdError, PointId, SessionId, UserId, VaultId, VmId};
+pub use ids::{
+    AgentId, DiskId, Fence, HostId, JobId, ParseIdError, PointId, SessionId, UserId, VaultId, VmId,
+};
 pub use point::{
-    BaseRecord, CheckpointInfo, Consistency, ConsistencyWish, DiskImage, Excluded, FileImage, FullReason, ImageRef,
-    Method, PointKind, RecoveryPoint, SourceHost, Unsupported,
+    BaseRecord, CheckpointInfo, Consistency, ConsistencyWish, DiskImage, Excluded, FileImage,
+    FullReason, ImageRef, Method, PointKind, RecoveryPoint, SourceHost, Unsupported,
+};
+pub use restore::{
+    DiskFolder, KeepOrNew, NetworkMap, PowerAfter, RestoreScope, RestoreTarget, RestoreWish,
 };
 pub use time::{ParseTimestampError, Timestamp};
-pub use units::{ByteRange, CELL, ChangedRanges, GIB, HumanBytes, KIB, MIB, ParseSizeError, RangeBeyondDisk, TIB, parse_size};
+pub use units::{
+    ByteRange, CELL, ChangedRanges, GIB, HumanBytes, KIB, MIB, ParseSizeError, RangeBeyondDisk,
+    TIB, parse_size,
+};
 pub use vm::{
-    BootEntry, Controller, ControllerKind, Drive, Generation, Media, Memory, Nic, PowerState, SwitchRef, VmConfig,
+    BootEntry, Controller, ControllerKind, Drive, Generation, Media, Memory, Nic, PowerState,
+    SwitchRef, VmConfig,
 };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskId, Fence, HostId, JobId, PointId, Timestamp, VmConfig, VmId};
+use crate::{DiskId, Fence, HostId, JobId, PointId, PowerState, Timestamp, VmConfig, VmId};
 
 /// How a backup reads the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -215,6 +215,8 @@ pub struct RecoveryPoint {
     pub vm: VmConfig,
     /// The host.
     pub host: SourceHost,
+    /// What the VM was doing.
+    pub power: PowerState,
     /// The moment the checkpoint or shadow was taken.
     pub created: Timestamp,
     /// How it was read.
@@ -255,7 +257,10 @@ impl RecoveryPoint {
 
     /// Returns every image of the point: disks first, then files.
     pub fn images(&self) -> impl Iterator<Item = &ImageRef> {
-        self.disks.iter().map(|disk| &disk.image).chain(self.files.iter().map(|file| &file.image))
+        self.disks
+            .iter()
+            .map(|disk| &disk.image)
+            .chain(self.files.iter().map(|file| &file.image))
     }
 }
 

@@ -21,7 +21,10 @@ impl Timestamp {
     /// Makes a timestamp from milliseconds since 1970; what no calendar shows (beyond the year 9999) is clamped.
     #[must_use]
     pub fn from_millis(millis: i64) -> Self {
-        let (min, max) = (jiff::Timestamp::MIN.as_millisecond() + 1, jiff::Timestamp::MAX.as_millisecond() - 1);
+        let (min, max) = (
+            jiff::Timestamp::MIN.as_millisecond() + 1,
+            jiff::Timestamp::MAX.as_millisecond() - 1,
+        );
         Self(millis.clamp(min, max))
     }
 
@@ -63,8 +66,9 @@ impl fmt::Debug for Timestamp {
 impl FromStr for Timestamp {
     type Err = ParseTimestampError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let time: jiff::Timestamp =
-            text.parse().map_err(|_| ParseTimestampError { text: text.chars().take(80).collect() })?;
+        let time: jiff::Timestamp = text.parse().map_err(|_| ParseTimestampError {
+            text: text.chars().take(80).collect(),
+        })?;
         Ok(Self::from_millis(time.as_millisecond()))
     }
 }

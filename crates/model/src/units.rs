@@ -56,18 +56,24 @@ impl ChangedRanges {
         sorted.retain(|range| range.len > 0);
         sorted.sort_unstable();
         for range in sorted {
-            let end = range.end().filter(|&end| end <= disk_bytes).ok_or(RangeBeyondDisk {
-                offset: range.offset,
-                len: range.len,
-                disk_bytes,
-            })?;
+            let end = range
+                .end()
+                .filter(|&end| end <= disk_bytes)
+                .ok_or(RangeBeyondDisk {
+                    offset: range.offset,
+                    len: range.len,
+                    disk_bytes,
+                })?;
             let start = range.offset - range.offset % CELL;
             let end = end.div_ceil(CELL).saturating_mul(CELL).min(disk_bytes);
             match ranges.last_mut() {
                 Some(last) if last.offset + last.len >= start => {
                     last.len = last.len.max(end - last.offset);
                 }
-                _ => ranges.push(ByteRange { offset: start, len: end - start }),
+                _ => ranges.push(ByteRange {
+                    offset: start,
+                    len: end - start,
+                }),
             }
         }
         Ok(Self { ranges })
@@ -88,16 +94,22 @@ impl ChangedRanges {
 
 /// A size that could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not a size; write bytes as a number or with KiB, MiB, GiB, TiB, such as 64MiB")]
+#[error(
+    "{text:?} is not a size; write bytes as a number or with KiB, MiB, GiB, TiB, such as 64MiB"
+)]
 pub struct ParseSizeError {
     text: String,
 }
 
 /// Reads a size such as `64MiB`, `1.5GiB` is refused; without unit it is bytes.
 pub fn parse_size(text: &str) -> Result<u64, ParseSizeError> {
-    let wrong = || ParseSizeError { text: text.chars().take(80).collect() };
+    let wrong = || ParseSizeError {
+        text: text.chars().take(80).collect(),
+    };
     let trimmed = text.trim();
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let digits = trimmed
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let factor = match unit.trim() {
@@ -134,14 +146,28 @@ mod tests {
     use super::*;
 
     fn ranges(list: &[(u64, u64)], disk: u64) -> Vec<(u64, u64)> {
-        let reported = list.iter().map(|&(offset, len)| ByteRange { offset, len }).collect();
-        ChangedRanges::new(reported, disk).unwrap().as_slice().iter().map(|r| (r.offset, r.len)).collect()
+        let reported = list
+            .iter()
+            .map(|&(offset, len)| ByteRange { offset, len })
+            .collect();
+        ChangedRanges::new(reported, disk)
+            .unwrap()
+            .as_slice()
+            .iter()
+            .map(|r| (r.offset, r.len))
+            .collect()
     }
 
     #[test]
     fn unsorted_overlapping_ranges_become_whole_cells() {
-        assert_eq!(ranges(&[(9000, 10), (512, 512), (0, 0), (4096, 4096)], 20_000), [(0, 12288)]);
-        assert_eq!(ranges(&[(16384, 3000), (0, 1)], 19_500), [(0, 4096), (16384, 3116)]);
+        assert_eq!(
+            ranges(&[(9000, 10), (512, 512), (0, 0), (4096, 4096)], 20_000),
+            [(0, 12288)]
+        );
+        assert_eq!(
+            ranges(&[(16384, 3000), (0, 1)], 19_500),
+            [(0, 4096), (16384, 3116)]
+        );
     }
 
     #[test]

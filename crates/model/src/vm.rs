@@ -78,10 +78,13 @@ impl VmConfig {
     /// Returns the slots that hold a virtual hard disk file, in controller and slot order.
     pub fn disks(&self) -> impl Iterator<Item = (&Controller, &Drive, &str)> {
         self.controllers.iter().flat_map(|controller| {
-            controller.drives.iter().filter_map(move |drive| match &drive.media {
-                Media::Disk { path } => Some((controller, drive, path.as_str())),
-                Media::Iso { .. } | Media::PassThrough { .. } | Media::Empty => None,
-            })
+            controller
+                .drives
+                .iter()
+                .filter_map(move |drive| match &drive.media {
+                    Media::Disk { path } => Some((controller, drive, path.as_str())),
+                    Media::Iso { .. } | Media::PassThrough { .. } | Media::Empty => None,
+                })
         })
     }
 }

@@ -1,0 +1,107 @@
+//! What an administrator asks a restore to do. The plan decides whether and how it can be done.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DiskId, HostId, PointId, VmId};
+
+/// A restore as it was asked for, with names already resolved to ids by the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreWish {
+    /// The recovery point.
+    pub point: PointId,
+    /// The VM the point is of.
+    pub vm: VmId,
+    /// A whole VM, or disks of it.
+    pub scope: RestoreScope,
+    /// Where to.
+    pub target: RestoreTarget,
+    /// Folder for every disk; `None` keeps each disk's own folder (original) or the host's default folder.
+    #[serde(default)]
+    pub folder: Option<String>,
+    /// Folders of single disks.
+    #[serde(default)]
+    pub disk_folders: Vec<DiskFolder>,
+    /// New display name of the VM.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Switch names of the point and the switches of the target they become.
+    #[serde(default)]
+    pub networks: Vec<NetworkMap>,
+    /// Keep or replace the VM's id; `None` keeps it at the original location and makes a new one elsewhere.
+    #[serde(default)]
+    pub id: Option<KeepOrNew>,
+    /// Keep or replace MAC addresses; same default.
+    #[serde(default)]
+    pub mac: Option<KeepOrNew>,
+    /// What the VM does afterwards.
+    #[serde(default)]
+    pub power: PowerAfter,
+}
+
+/// A whole VM or some disks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RestoreScope {
+    /// Configuration and every disk.
+    Vm,
+    /// Disks as files in a folder; nothing is attached.
+    Disks {
+        /// Which; never empty.
+        disks: Vec<DiskId>,
+    },
+}
+
+/// The original location or another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RestoreTarget {
+    /// The host and paths of the recovery point.
+    Original,
+    /// A host, not necessarily another one.
+    Alternate {
+        /// Which.
+        host: HostId,
+    },
+}
+
+/// A folder for one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFolder {
+    /// The disk.
+    pub disk: DiskId,
+    /// Folder on the target host.
+    pub folder: String,
+}
+
+/// A switch of the point and what it becomes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkMap {
+    /// Name of the switch at backup time.
+    pub from: String,
+    /// Name of a switch of the target host.
+    pub to: String,
+}
+
+/// Keep what the point has or make a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeepOrNew {
+    /// As in the point.
+    Keep,
+    /// Made anew by the host.
+    New,
+}
+
+/// What the restored VM does afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerAfter {
+    /// Stays off.
+    #[default]
+    Off,
+    /// Runs if it ran at backup time.
+    AsBefore,
+    /// Is started.
+    On,
+}
