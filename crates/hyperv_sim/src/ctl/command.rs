@@ -1,0 +1,323 @@
+//! What `reprise sim ctl` can ask, as types. Parsing command lines is the caller's business.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// One control command. VMs are named by id, or by name where that is unique.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Command {
+    /// Adds a VM, off.
+    VmAdd(VmAdd),
+    /// Lists the VMs.
+    VmList,
+    /// Shows one VM.
+    VmShow {
+        /// Id or name.
+        vm: String,
+    },
+    /// Turns a VM off and removes it; its disk files stay.
+    VmRemove {
+        /// Id or name.
+        vm: String,
+    },
+    /// Changes a VM's power state and waits for it.
+    Power {
+        /// Id or name.
+        vm: String,
+        /// What to do.
+        action: PowerAction,
+    },
+    /// Writes into a disk as the guest would. The VM must be running.
+    GuestWrite {
+        /// Id or name.
+        vm: String,
+        /// Which disk.
+        disk: DiskSelector,
+        /// Distance from the start of the virtual disk in bytes.
+        offset: u64,
+        /// What to write.
+        content: GuestContent,
+    },
+    /// Reads virtual content; the bytes go to the writer given to [`crate::ctl()`].
+    GuestRead {
+        /// Id or name.
+        vm: String,
+        /// Which disk.
+        disk: DiskSelector,
+        /// Distance from the start of the virtual disk in bytes.
+        offset: u64,
+        /// How many bytes.
+        length: u64,
+    },
+    /// Writes `bytes` in all over the VM's disks the way a file system would, the same for the same seed.
+    GuestWorkload {
+        /// Id or name.
+        vm: String,
+        /// Seed.
+        seed: u64,
+        /// Total bytes written.
+        bytes: u64,
+    },
+    /// Takes a user checkpoint and waits for it.
+    CheckpointCreate {
+        /// Id or name.
+        vm: String,
+        /// Display name; the host makes one up without.
+        name: Option<String>,
+    },
+    /// Puts the VM (off or saved) back to a checkpoint.
+    CheckpointApply {
+        /// Id or name.
+        vm: String,
+        /// Checkpoint, by id or name.
+        checkpoint: String,
+    },
+    /// Deletes a checkpoint and waits until its files are merged.
+    CheckpointDelete {
+        /// Id or name.
+        vm: String,
+        /// Checkpoint, by id or name.
+        checkpoint: String,
+    },
+    /// Lists the checkpoints of a VM, backup checkpoints included.
+    CheckpointList {
+        /// Id or name.
+        vm: String,
+    },
+    /// Sets the capacity of a volume (made where it is missing).
+    VolumeSet {
+        /// Drive letter.
+        volume: String,
+        /// Bytes.
+        capacity_bytes: u64,
+    },
+    /// Adds a fault rule.
+    FaultAdd(FaultSpec),
+    /// Lists the fault rules and settings.
+    FaultList,
+    /// Removes all fault rules; settings stay.
+    FaultClear,
+    /// Changes a setting: `job_millis`, `merge_millis`, `partial_changes`, `coarse_bytes`, `nil_arrays`,
+    /// `recovery_import_id`, `envelope_bytes`, `slow_millis`.
+    FaultSet {
+        /// Name of the setting.
+        key: String,
+        /// Its value; sizes take units.
+        value: String,
+    },
+    /// Lists the files on the volumes.
+    Files {
+        /// Pattern over the host path with `*` and `?`, any case; all without.
+        glob: Option<String>,
+    },
+    /// Resolves a host path to the local path behind it, existing or not.
+    Path {
+        /// Windows path.
+        path: String,
+    },
+}
+
+/// A VM to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmAdd {
+    /// Display name.
+    pub name: String,
+    /// 1 or 2.
+    pub generation: u8,
+    /// Configuration version, such as `10.0`; the host's own without.
+    pub version: Option<String>,
+    /// Disks, in the order of attachment.
+    pub disks: Vec<DiskAdd>,
+    /// Name of the switch each network adapter is connected to; made where it is missing.
+    pub nics: Vec<String>,
+}
+
+/// A disk to put into a new VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskAdd {
+    /// Windows path on the host.
+    pub path: String,
+    /// A local VHDX file that is copied there.
+    pub file: PathBuf,
+}
+
+impl FromStr for DiskAdd {
+    type Err = ParseCommandError;
+
+    /// Reads `C:\path\disk.vhdx=FILE`.
+    fn from_str(text: &str) -> Result<Self, ParseCommandError> {
+        match text.split_once('=') {
+            Some((path, file)) if !path.is_empty() && !file.is_empty() => Ok(Self {
+                path: path.to_owned(),
+                file: PathBuf::from(file),
+            }),
+            Some(_) | None => Err(ParseCommandError {
+                what: "a disk",
+                text: text.chars().take(200).collect(),
+                hint: r"write C:\path\disk.vhdx=FILE",
+            }),
+        }
+    }
+}
+
+/// A text that names nothing this module knows.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is not {what}; {hint}")]
+pub struct ParseCommandError {
+    what: &'static str,
+    text: String,
+    hint: &'static str,
+}
+
+/// What `power` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerAction {
+    /// Starts or resumes.
+    On,
+    /// Turns off hard.
+    Off,
+    /// Saves memory and releases the disks.
+    Save,
+}
+
+impl FromStr for PowerAction {
+    type Err = ParseCommandError;
+
+    fn from_str(text: &str) -> Result<Self, ParseCommandError> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            "save" => Ok(Self::Save),
+            _ => Err(ParseCommandError {
+                what: "a power action",
+                text: text.chars().take(80).collect(),
+                hint: "write on, off or save",
+            }),
+        }
+    }
+}
+
+/// A disk of a VM: its place in the order of attachment, or its path on the host (of the leaf, or of any file of
+/// its chain).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskSelector {
+    /// From 0.
+    Index(usize),
+    /// Windows path.
+    Path(String),
+}
+
+impl FromStr for DiskSelector {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text
+            .parse()
+            .map_or_else(|_| Self::Path(text.to_owned()), Self::Index))
+    }
+}
+
+/// What `guest write` writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestContent {
+    /// The bytes of a local file.
+    File(PathBuf),
+    /// Bytes made from a seed; see [`crate::pattern`].
+    Pattern {
+        /// Seed.
+        seed: u64,
+        /// How many bytes.
+        length: u64,
+    },
+}
+
+/// A fault rule to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultSpec {
+    /// What goes wrong.
+    pub rule: FaultRule,
+    /// Where: `Class.Method`, `Method`, or an operation (`identify enumerate pull get invoke merge guest-write`);
+    /// everywhere it makes sense without.
+    pub on: Option<String>,
+    /// How often; until cleared without.
+    pub times: Option<u32>,
+    /// Only for this VM.
+    pub vm: Option<String>,
+}
+
+macro_rules! fault_rules {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What a fault rule does.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum FaultRule {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl FaultRule {
+            /// Every rule.
+            pub const ALL: &'static [FaultRule] = &[$(FaultRule::$name,)*];
+
+            /// Returns the rule's name on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(FaultRule::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+fault_rules! {
+    /// The operation is answered with `w:AccessDenied`.
+    AccessDenied = "access-denied",
+    /// The job the method starts ends in state 10.
+    JobFailed = "job-failed",
+    /// CreateSnapshot with application consistency ends in a failed job.
+    AppConsistencyFailed = "app-consistency-failed",
+    /// The method runs, then the connection breaks before the reply.
+    ConnectionLostAfter = "connection-lost-after",
+    /// GetVirtualDiskChanges does not know the id.
+    RctIdUnknown = "rct-id-unknown",
+    /// GetVirtualDiskChanges leaves out changed ranges (a broken host).
+    ChangesOmitted = "changes-omitted",
+    /// HTTP 401.
+    Unauthorized = "401",
+    /// `w:EncodingLimit`.
+    EnvelopeLimit = "envelope-limit",
+    /// `n:InvalidEnumerationContext` at Pull.
+    StaleContext = "stale-context",
+    /// A merge waits for as long as the rule stands.
+    MergeNeverEnds = "merge-never-ends",
+    /// The volume has no room left for the guest, a merge or a checkpoint.
+    DiskFull = "disk-full",
+    /// The reply comes `slow_millis` late.
+    SlowReply = "slow-reply",
+}
+
+impl fmt::Display for FaultRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for FaultRule {
+    type Err = ParseCommandError;
+
+    fn from_str(text: &str) -> Result<Self, ParseCommandError> {
+        Self::ALL.iter().copied().find(|rule| rule.name() == text).ok_or_else(|| ParseCommandError {
+            what: "a fault rule",
+            text: text.chars().take(80).collect(),
+            hint: "the rules are access-denied, job-failed, app-consistency-failed, connection-lost-after, \
+                   rct-id-unknown, changes-omitted, 401, envelope-limit, stale-context, merge-never-ends, disk-full, \
+                   slow-reply",
+        })
+    }
+}
