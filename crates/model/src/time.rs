@@ -18,14 +18,13 @@ pub struct ParseTimestampError {
 }
 
 impl Timestamp {
-    /// Makes a timestamp from milliseconds since 1970; what no calendar shows (beyond the year 9999) is clamped.
+    /// First moment of the year 1 and last of 9998, in milliseconds since 1970.
+    const RANGE: (i64, i64) = (-62_135_596_800_000, 253_370_764_799_999);
+
+    /// Makes a timestamp from milliseconds since 1970; what is outside the years 1 to 9998 is clamped.
     #[must_use]
     pub fn from_millis(millis: i64) -> Self {
-        let (min, max) = (
-            jiff::Timestamp::MIN.as_millisecond() + 1,
-            jiff::Timestamp::MAX.as_millisecond() - 1,
-        );
-        Self(millis.clamp(min, max))
+        Self(millis.clamp(Self::RANGE.0, Self::RANGE.1))
     }
 
     /// Returns milliseconds since 1970.
