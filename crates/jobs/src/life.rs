@@ -23,6 +23,18 @@ pub enum TransitionError {
         /// Where it is.
         state: StateName,
     },
+    /// The job is not running.
+    #[error("the job is {state}, not running")]
+    NotRunning {
+        /// Where it is.
+        state: StateName,
+    },
+    /// Its time in the queue is not over.
+    #[error("the job's time in the queue ends {expires}")]
+    NotYet {
+        /// When.
+        expires: Timestamp,
+    },
     /// Something is still in the way.
     #[error("the job must wait ({cause})")]
     MustWait {
@@ -64,6 +76,10 @@ pub struct Life {
     pub fence: Fence,
     /// How often it was handed out.
     pub attempt: Attempt,
+    /// How many attempts failed or were lost; those that met a host that was not ready do not count.
+    pub failures: u32,
+    /// While it is queued: when it ends as [`JobState::Expired`].
+    pub expires: Timestamp,
     /// When its end was asked for while it ran.
     pub cancel_requested: Option<Timestamp>,
 }
@@ -77,15 +93,12 @@ impl Life {
         not_before: Timestamp,
         now: Timestamp,
     ) -> Self {
-        let expires = now.max(not_before).plus_secs(rules.queue_secs);
         Self {
-            state: JobState::Queued {
-                cause,
-                not_before,
-                expires,
-            },
+            state: JobState::Queued { cause, not_before },
             fence: Fence(0),
             attempt: 0,
+            failures: 0,
+            expires: now.max(not_before).plus_secs(rules.queue_secs),
             cancel_requested: None,
         }
     }
@@ -97,6 +110,8 @@ impl Life {
             state: JobState::Skipped { ended: now },
             fence: Fence(0),
             attempt: 0,
+            failures: 0,
+            expires: now,
             cancel_requested: None,
         }
     }
@@ -109,26 +124,17 @@ impl Life {
         cause: Option<WaitCause>,
         now: Timestamp,
     ) -> Result<(Self, Lease), TransitionError> {
-        let JobState::Queued {
-            expires,
-            not_before,
-            ..
-        } = &self.state
-        else {
+        let JobState::Queued { not_before, .. } = &self.state else {
             return Err(TransitionError::NotQueued {
                 state: self.state.name(),
             });
         };
-        if now >= *expires {
+        if now >= self.expires {
             return Err(TransitionError::TooOld);
         }
+        let cause = cause.or_else(|| (now < *not_before).then_some(WaitCause::Window));
         if let Some(cause) = cause {
             return Err(TransitionError::MustWait { cause });
-        }
-        if now < *not_before {
-            return Err(TransitionError::MustWait {
-                cause: WaitCause::Window,
-            });
         }
         let lease = Lease {
             owner,
@@ -143,27 +149,24 @@ impl Life {
             fence: lease.fence,
             attempt: lease.attempt,
             cancel_requested: None,
+            ..*self
         };
         Ok((next, lease))
     }
 
     /// Returns the lease if `fence` may write now.
     pub fn check_fence(&self, fence: Fence, now: Timestamp) -> Result<&Lease, TransitionError> {
-        match &self.state {
-            JobState::Running { lease } if lease.fence == fence && now < lease.ends => Ok(lease),
-            JobState::Queued { .. }
-            | JobState::Running { .. }
-            | JobState::Succeeded { .. }
-            | JobState::Warnings { .. }
-            | JobState::Failed { .. }
-            | JobState::Cancelled { .. }
-            | JobState::Expired { .. }
-            | JobState::Skipped { .. } => Err(TransitionError::Fenced {
-                given: fence,
-                current: self.fence,
-                state: self.state.name(),
-            }),
+        if let JobState::Running { lease } = &self.state
+            && lease.fence == fence
+            && now < lease.ends
+        {
+            return Ok(lease);
         }
+        Err(TransitionError::Fenced {
+            given: fence,
+            current: self.fence,
+            state: self.state.name(),
+        })
     }
 
     /// Prolongs the lease from now. A lease that is over stays over.
@@ -175,19 +178,19 @@ impl Life {
     ) -> Result<Self, TransitionError> {
         let lease = self.check_fence(fence, now)?;
         let ends = now.plus_secs(rules.lease_secs).max(lease.ends);
-        Ok(Self {
-            state: JobState::Running {
-                lease: Lease {
-                    ends,
-                    ..lease.clone()
-                },
+        Ok(self.moved_to(JobState::Running {
+            lease: Lease {
+                ends,
+                ..lease.clone()
             },
-            ..self.clone()
-        })
+        }))
     }
 
-    /// Ends the attempt as its holder says. A failure that may pass queues the job again after a pause, while
-    /// attempts are left.
+    /// Ends the attempt as its holder says.
+    ///
+    /// A failure that may pass queues the job again after a pause, while attempts are left; a host that is not ready
+    /// queues it again in any case, until its time in the queue is over. Once the end was asked for, nothing but a
+    /// result ends otherwise than as cancelled.
     pub fn finish(
         &self,
         rules: &Rules,
@@ -196,26 +199,23 @@ impl Life {
         now: Timestamp,
     ) -> Result<Self, TransitionError> {
         self.check_fence(fence, now)?;
-        let state = match ending {
-            Ending::Succeeded => JobState::Succeeded { ended: now },
-            Ending::Warnings => JobState::Warnings { ended: now },
-            Ending::Cancelled if self.cancel_requested.is_some() => {
-                JobState::Cancelled { ended: now }
+        let unwanted = self.cancel_requested.is_some();
+        Ok(match ending {
+            Ending::Succeeded => self.moved_to(JobState::Succeeded { ended: now }),
+            Ending::Warnings => self.moved_to(JobState::Warnings { ended: now }),
+            Ending::Failed(_) | Ending::Cancelled | Ending::NotReady { .. } if unwanted => {
+                self.moved_to(JobState::Cancelled { ended: now })
             }
             Ending::Cancelled => return Err(TransitionError::NotAskedToCancel),
-            Ending::Failed(_) if self.cancel_requested.is_some() => {
-                JobState::Cancelled { ended: now }
+            Ending::Failed(error) if error.kind.is_worth_another_attempt() => {
+                let pause_secs = back_off_secs(rules, self.failures.saturating_add(1));
+                self.after_failure(rules, error, pause_secs, now)
             }
-            Ending::Failed(error)
-                if error.kind.is_worth_another_attempt() && self.attempt < rules.max_attempts =>
-            {
-                self.queue_again(rules, now.plus_secs(back_off_secs(rules, self.attempt)))
-            }
-            Ending::Failed(error) => JobState::Failed { ended: now, error },
-        };
-        Ok(Self {
-            state,
-            ..self.clone()
+            Ending::Failed(error) => self.moved_to(JobState::Failed { ended: now, error }),
+            Ending::NotReady { reason } => self.moved_to(JobState::Queued {
+                cause: Some(WaitCause::AgentNotReady { reason }),
+                not_before: now.plus_secs(rules.retry_base_secs),
+            }),
         })
     }
 
@@ -228,9 +228,7 @@ impl Life {
         now: Timestamp,
     ) -> Result<Self, TransitionError> {
         let JobState::Running { lease } = &self.state else {
-            return Err(TransitionError::Fenced {
-                given: self.fence,
-                current: self.fence,
+            return Err(TransitionError::NotRunning {
                 state: self.state.name(),
             });
         };
@@ -240,128 +238,111 @@ impl Life {
             }
             LostLease::RanOut | LostLease::HolderRestarted => {}
         }
-        let state = if self.cancel_requested.is_some() {
-            JobState::Cancelled { ended: now }
-        } else if self.attempt >= rules.max_attempts {
-            JobState::Failed {
-                ended: now,
-                error: lost_error(&lease.owner, self.attempt),
-            }
-        } else {
-            self.queue_again(rules, now)
-        };
-        Ok(Self {
-            state,
-            ..self.clone()
-        })
+        if self.cancel_requested.is_some() {
+            return Ok(self.moved_to(JobState::Cancelled { ended: now }));
+        }
+        // The time until the loss was noticed was pause enough.
+        Ok(self.after_failure(
+            rules,
+            lost_error(&lease.owner, self.failures.saturating_add(1)),
+            0,
+            now,
+        ))
     }
 
-    /// Ends a running job whose result was committed before its holder was lost.
+    /// Ends a running job whose result was committed before its holder was lost or failed.
     pub fn end_after_commit(&self, now: Timestamp) -> Result<Self, TransitionError> {
-        match self.state.name() {
-            StateName::Running | StateName::Queued => Ok(Self {
-                state: JobState::Warnings { ended: now },
-                ..self.clone()
-            }),
-            state @ (StateName::Succeeded
-            | StateName::Warnings
-            | StateName::Failed
-            | StateName::Cancelled
-            | StateName::Expired
-            | StateName::Skipped) => Err(TransitionError::Final { state }),
+        let state = self.state.name();
+        if state != StateName::Running {
+            return Err(TransitionError::NotRunning { state });
         }
+        Ok(self.moved_to(JobState::Warnings { ended: now }))
     }
 
     /// Calls the job off: at once while it waits, through its holder while it runs.
     pub fn cancel(&self, now: Timestamp) -> Result<(Self, CancelEffect), TransitionError> {
-        match self.state.name() {
-            StateName::Queued => {
-                let next = Self {
-                    state: JobState::Cancelled { ended: now },
-                    ..self.clone()
-                };
-                Ok((next, CancelEffect::Cancelled))
-            }
-            StateName::Running => {
-                let asked = self.cancel_requested.unwrap_or(now);
-                Ok((
-                    Self {
-                        cancel_requested: Some(asked),
-                        ..self.clone()
-                    },
-                    CancelEffect::Requested,
-                ))
-            }
-            state @ (StateName::Succeeded
-            | StateName::Warnings
-            | StateName::Failed
-            | StateName::Cancelled
-            | StateName::Expired
-            | StateName::Skipped) => Err(TransitionError::Final { state }),
+        let state = self.state.name();
+        if state.is_final() {
+            return Err(TransitionError::Final { state });
         }
+        if state == StateName::Queued {
+            let next = self.moved_to(JobState::Cancelled { ended: now });
+            return Ok((next, CancelEffect::Cancelled));
+        }
+        let asked = self.cancel_requested.unwrap_or(now);
+        let next = Self {
+            cancel_requested: Some(asked),
+            ..self.clone()
+        };
+        Ok((next, CancelEffect::Requested))
     }
 
     /// Ends a queued job whose time is over.
     pub fn expire(&self, now: Timestamp) -> Result<Self, TransitionError> {
-        match &self.state {
-            JobState::Queued { expires, .. } if now >= *expires => Ok(Self {
-                state: JobState::Expired { ended: now },
-                ..self.clone()
-            }),
-            JobState::Queued { .. }
-            | JobState::Running { .. }
-            | JobState::Succeeded { .. }
-            | JobState::Warnings { .. }
-            | JobState::Failed { .. }
-            | JobState::Cancelled { .. }
-            | JobState::Expired { .. }
-            | JobState::Skipped { .. } => Err(TransitionError::NotQueued {
-                state: self.state.name(),
-            }),
+        let state = self.state.name();
+        if state != StateName::Queued {
+            return Err(TransitionError::NotQueued { state });
         }
+        if now < self.expires {
+            return Err(TransitionError::NotYet {
+                expires: self.expires,
+            });
+        }
+        Ok(self.moved_to(JobState::Expired { ended: now }))
     }
 
-    /// Sets what a queued job waits for.
-    pub fn wait_for(&self, now_waits_for: Option<WaitCause>) -> Result<Self, TransitionError> {
-        match &self.state {
-            JobState::Queued {
-                not_before,
-                expires,
-                ..
-            } => {
-                let state = JobState::Queued {
-                    cause: now_waits_for,
-                    not_before: *not_before,
-                    expires: *expires,
-                };
-                Ok(Self {
-                    state,
-                    ..self.clone()
-                })
-            }
-            JobState::Running { .. }
-            | JobState::Succeeded { .. }
-            | JobState::Warnings { .. }
-            | JobState::Failed { .. }
-            | JobState::Cancelled { .. }
-            | JobState::Expired { .. }
-            | JobState::Skipped { .. } => Err(TransitionError::NotQueued {
-                state: self.state.name(),
-            }),
-        }
-    }
-
-    /// The time in the queue counts anew: it ran in between, so the wish is not stale.
-    fn queue_again(&self, rules: &Rules, not_before: Timestamp) -> JobState {
-        JobState::Queued {
-            cause: None,
+    /// Sets what a queued job waits for. While it pauses because its host was not ready, that stays the cause.
+    pub fn wait_for(&self, cause: Option<WaitCause>) -> Result<Self, TransitionError> {
+        let JobState::Queued {
+            cause: before,
             not_before,
-            expires: not_before.plus_secs(rules.queue_secs),
+        } = &self.state
+        else {
+            return Err(TransitionError::NotQueued {
+                state: self.state.name(),
+            });
+        };
+        let keeps = cause == Some(WaitCause::Window)
+            && before
+                .as_ref()
+                .is_some_and(|before| before.reason().is_some());
+        let cause = if keeps { before.clone() } else { cause };
+        Ok(self.moved_to(JobState::Queued {
+            cause,
+            not_before: *not_before,
+        }))
+    }
+
+    /// Counts a failure that may pass. The time in the queue counts anew: the job ran, so the wish is not stale.
+    fn after_failure(
+        &self,
+        rules: &Rules,
+        error: JobError,
+        pause_secs: u64,
+        now: Timestamp,
+    ) -> Self {
+        let failures = self.failures.saturating_add(1);
+        if failures >= rules.max_attempts {
+            return Self {
+                failures,
+                ..self.moved_to(JobState::Failed { ended: now, error })
+            };
         }
+        let not_before = now.plus_secs(pause_secs);
+        let cause = (pause_secs > 0).then_some(WaitCause::Window);
+        Self {
+            failures,
+            expires: not_before.plus_secs(rules.queue_secs),
+            ..self.moved_to(JobState::Queued { cause, not_before })
+        }
+    }
+
+    fn moved_to(&self, state: JobState) -> Self {
+        Self { state, ..*self }
     }
 }
 
-fn lost_error(owner: &Owner, attempts: Attempt) -> JobError {
+fn lost_error(owner: &Owner, attempts: u32) -> JobError {
     let (who, hint) = match owner {
         Owner::Agent(_) => ("agent", "look at the agent's log, then start the job again"),
         Owner::Server(_) => (

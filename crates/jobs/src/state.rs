@@ -68,8 +68,6 @@ pub enum JobState {
         cause: Option<WaitCause>,
         /// May not be handed out before.
         not_before: Timestamp,
-        /// Ends as [`JobState::Expired`] at this moment.
-        expires: Timestamp,
     },
     /// Someone works on it.
     Running {
@@ -199,6 +197,11 @@ pub enum Ending {
     Warnings,
     /// No result.
     Failed(JobError),
+    /// Host or agent stopped being ready: back to the queue, and no attempt is used up.
+    NotReady {
+        /// Why, in the agent's words.
+        reason: String,
+    },
     /// Stopped because it was asked to.
     Cancelled,
 }

@@ -167,6 +167,37 @@ fn a_failure_that_may_pass_waits_before_the_next_attempt() {
 }
 
 #[test]
+fn a_host_that_is_not_ready_never_fails_a_job() {
+    let mut life = running();
+    let mut clock = 0;
+    for _ in 0..10 {
+        let ending = Ending::NotReady {
+            reason: "vmms is down".into(),
+        };
+        life = check(
+            life.finish(&rules(), life.fence, ending, at(clock)),
+            StateName::Queued,
+        );
+        let waits = life.wait_for(Some(WaitCause::Window)).unwrap();
+        assert_eq!(
+            waits.state, life.state,
+            "the reason is kept while it pauses"
+        );
+        clock += 30;
+        life = life.claim(&rules(), owner(), None, at(clock)).unwrap().0;
+    }
+    assert_eq!((life.failures, life.fence), (0, Fence(11)));
+    let ending = Ending::NotReady {
+        reason: "vmms is down".into(),
+    };
+    let life = check(
+        life.finish(&rules(), life.fence, ending, at(clock)),
+        StateName::Queued,
+    );
+    check(life.expire(at(1000)), StateName::Expired);
+}
+
+#[test]
 fn queue_time_ends() {
     let life = Life::queued(&rules(), Some(WaitCause::AgentOffline), at(0), at(0));
     assert!(life.expire(at(999)).is_err());
@@ -202,7 +233,7 @@ fn event() -> impl Strategy<Value = (u64, Event)> {
     let event = prop_oneof![
         4 => any::<bool>().prop_map(|busy| Event::Claim { busy }),
         3 => (0u64..5).prop_map(|fence| Event::Renew { fence }),
-        3 => (0u64..5, 0u8..5).prop_map(|(fence, ending)| Event::Finish { fence, ending }),
+        3 => (0u64..5, 0u8..6).prop_map(|(fence, ending)| Event::Finish { fence, ending }),
         2 => any::<bool>().prop_map(|restarted| Event::Lose { restarted }),
         1 => Just(Event::Cancel),
         1 => Just(Event::Expire),
@@ -224,6 +255,9 @@ fn apply(life: &Life, event: &Event, now: Timestamp) -> Result<Life, TransitionE
                 1 => Ending::Warnings,
                 2 => Ending::Cancelled,
                 3 => Ending::Failed(error(ErrorKind::Retry)),
+                4 => Ending::NotReady {
+                    reason: "down".into(),
+                },
                 _ => Ending::Failed(error(ErrorKind::Corrupt)),
             };
             life.finish(&rules, Fence(*fence), ending, now)
@@ -253,7 +287,7 @@ proptest! {
             }
             prop_assert!(!before.state.name().is_final(), "{before:?} became {life:?}");
             prop_assert!(life.fence >= before.fence, "the fence shrank");
-            prop_assert!(life.attempt <= rules().max_attempts);
+            prop_assert!(life.failures <= rules().max_attempts);
             let now_held = match &life.state {
                 JobState::Running { lease } => Some(lease.fence),
                 JobState::Queued { .. }
