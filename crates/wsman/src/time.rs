@@ -1,0 +1,530 @@
+//! Times and durations: the DMTF 25-character forms, XML's `dateTime` and `duration`.
+//!
+//! A moment keeps the offset it was written with, for display; moments of different offsets may be the same instant.
+
+use std::time::Duration;
+
+const SECOND: i64 = 1_000_000;
+const DAY_SECS: i64 = 86_400;
+// A day inside the years 1 and 9999, so that no offset leads out of the calendar.
+const MIN_MICROS: i64 = -62_135_510_400 * SECOND;
+const MAX_MICROS: i64 = 253_402_214_399 * SECOND;
+const MAX_OFFSET_MINUTES: i16 = 14 * 60;
+
+/// A text that should have been a time or duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a CIM or XML time")]
+pub struct ParseTimeError {
+    text: String,
+}
+
+/// A moment, to the microsecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Moment {
+    unix_micros: i64,
+    offset_minutes: i16,
+}
+
+/// A length of time, to the microsecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interval {
+    /// Microseconds.
+    pub micros: u64,
+}
+
+/// A value of CIM type datetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CimTime {
+    /// A moment.
+    Moment(Moment),
+    /// A length of time.
+    Interval(Interval),
+}
+
+impl Moment {
+    /// Returns the moment so many microseconds after 1970 in UTC; what no calendar shows is clamped.
+    #[must_use]
+    pub fn from_unix_micros(micros: i64) -> Self {
+        Self {
+            unix_micros: micros.clamp(MIN_MICROS, MAX_MICROS),
+            offset_minutes: 0,
+        }
+    }
+
+    /// Returns the moment so many milliseconds after 1970 in UTC.
+    #[must_use]
+    pub fn from_unix_millis(millis: i64) -> Self {
+        Self::from_unix_micros(millis.saturating_mul(1000))
+    }
+
+    /// Returns the same instant shown with an offset from UTC, clamped to 14 hours either way.
+    #[must_use]
+    pub fn at_offset(self, minutes: i16) -> Self {
+        Self {
+            offset_minutes: minutes.clamp(-MAX_OFFSET_MINUTES, MAX_OFFSET_MINUTES),
+            ..self
+        }
+    }
+
+    /// Returns microseconds since 1970.
+    #[must_use]
+    pub fn unix_micros(self) -> i64 {
+        self.unix_micros
+    }
+
+    /// Returns milliseconds since 1970, rounded down.
+    #[must_use]
+    pub fn unix_millis(self) -> i64 {
+        self.unix_micros.div_euclid(1000)
+    }
+
+    /// Year, month, day, hour, minute, second, microsecond as shown.
+    fn fields(self) -> [i64; 7] {
+        let local = self.unix_micros + i64::from(self.offset_minutes) * 60 * SECOND;
+        let (secs, micros) = (local.div_euclid(SECOND), local.rem_euclid(SECOND));
+        let (days, rest) = (secs.div_euclid(DAY_SECS), secs.rem_euclid(DAY_SECS));
+        let (year, month, day) = civil_from_days(days);
+        [
+            year,
+            month,
+            day,
+            rest / 3600,
+            rest / 60 % 60,
+            rest % 60,
+            micros,
+        ]
+    }
+
+    fn from_fields(fields: [i64; 7], offset_minutes: i64) -> Option<Self> {
+        let [year, month, day, hour, minute, second, micros] = fields;
+        let sane = (1..=9999).contains(&year)
+            && (1..=12).contains(&month)
+            && (1..=days_in_month(year, month)).contains(&day)
+            && (0..24).contains(&hour)
+            && (0..60).contains(&minute)
+            && (0..=60).contains(&second)
+            && (0..SECOND).contains(&micros)
+            && offset_minutes.abs() <= 999;
+        if !sane {
+            return None;
+        }
+        let secs =
+            days_from_civil(year, month, day) * DAY_SECS + hour * 3600 + minute * 60 + second;
+        let utc = (secs - offset_minutes * 60) * SECOND + micros;
+        Some(Self::from_unix_micros(utc).at_offset(i16::try_from(offset_minutes).ok()?))
+    }
+
+    fn to_xml(self) -> String {
+        let [year, month, day, hour, minute, second, micros] = self.fields();
+        let mut out = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+        if micros > 0 {
+            out.push_str(format!(".{micros:06}").trim_end_matches('0'));
+        }
+        match self.offset_minutes {
+            0 => out.push('Z'),
+            offset => {
+                let sign = if offset < 0 { '-' } else { '+' };
+                out.push_str(&format!(
+                    "{sign}{:02}:{:02}",
+                    offset.abs() / 60,
+                    offset.abs() % 60
+                ));
+            }
+        }
+        out
+    }
+}
+
+impl CimTime {
+    /// Reads any of the forms: DMTF (25 characters), XML `dateTime`, XML `duration`.
+    pub fn parse(text: &str) -> Result<Self, ParseTimeError> {
+        let wrong = || ParseTimeError {
+            text: text.chars().take(80).collect(),
+        };
+        let text = text.trim();
+        if !text.is_ascii() {
+            return Err(wrong());
+        }
+        let bytes = text.as_bytes();
+        if bytes.len() == 25 && bytes[14] == b'.' {
+            return parse_dmtf(text).ok_or_else(wrong);
+        }
+        if bytes.first() == Some(&b'P') {
+            let micros = parse_duration(text)?.as_micros();
+            return Ok(CimTime::Interval(Interval {
+                micros: u64::try_from(micros).map_err(|_| wrong())?,
+            }));
+        }
+        parse_xml_moment(text)
+            .map(CimTime::Moment)
+            .ok_or_else(wrong)
+    }
+
+    /// Returns the DMTF form, as used in CIM-XML and WQL.
+    #[must_use]
+    pub fn to_dmtf(self) -> String {
+        match self {
+            CimTime::Moment(moment) => {
+                let [year, month, day, hour, minute, second, micros] = moment.fields();
+                let sign = if moment.offset_minutes < 0 { '-' } else { '+' };
+                let offset = moment.offset_minutes.abs();
+                format!(
+                    "{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}.{micros:06}{sign}{offset:03}"
+                )
+            }
+            CimTime::Interval(interval) => {
+                let [days, hours, minutes, seconds, micros] = interval.fields();
+                format!("{days:08}{hours:02}{minutes:02}{seconds:02}.{micros:06}:000")
+            }
+        }
+    }
+
+    /// Returns the XML form.
+    #[must_use]
+    pub fn to_xml(self) -> String {
+        match self {
+            CimTime::Moment(moment) => moment.to_xml(),
+            CimTime::Interval(interval) => {
+                let [days, hours, minutes, seconds, micros] = interval.fields();
+                let fraction = if micros > 0 {
+                    format!(".{micros:06}")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "P{days}DT{hours}H{minutes}M{seconds}{}S",
+                    fraction.trim_end_matches('0')
+                )
+            }
+        }
+    }
+
+    /// Returns the moment, where it is one.
+    #[must_use]
+    pub fn moment(self) -> Option<Moment> {
+        match self {
+            CimTime::Moment(moment) => Some(moment),
+            CimTime::Interval(_) => None,
+        }
+    }
+}
+
+impl Interval {
+    fn fields(self) -> [u64; 5] {
+        let secs = self.micros / 1_000_000;
+        let days = (secs / 86_400).min(99_999_999);
+        [
+            days,
+            secs / 3600 % 24,
+            secs / 60 % 60,
+            secs % 60,
+            self.micros % 1_000_000,
+        ]
+    }
+}
+
+/// Returns an XML duration for a header, such as `PT60S`.
+#[must_use]
+pub fn duration_text(duration: Duration) -> String {
+    let fraction = match duration.subsec_millis() {
+        0 => String::new(),
+        millis => format!(".{millis:03}"),
+    };
+    format!(
+        "PT{}{}S",
+        duration.as_secs(),
+        fraction.trim_end_matches('0')
+    )
+}
+
+/// Reads an XML duration. Years and months have no fixed length and are refused unless zero.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseTimeError> {
+    let wrong = || ParseTimeError {
+        text: text.chars().take(80).collect(),
+    };
+    duration_micros(text.trim())
+        .map(Duration::from_micros)
+        .ok_or_else(wrong)
+}
+
+fn duration_micros(text: &str) -> Option<u64> {
+    let mut rest = text.strip_prefix('P')?;
+    let (mut total, mut in_time, mut parts) = (0_u64, false, 0);
+    while !rest.is_empty() {
+        if let Some(time) = rest.strip_prefix('T') {
+            if in_time || time.is_empty() {
+                return None;
+            }
+            (in_time, rest) = (true, time);
+            continue;
+        }
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        let mut unit = &rest[digits..];
+        let mut micros = 0;
+        if let Some(fraction) = unit.strip_prefix('.') {
+            let end = fraction.find(|c: char| !c.is_ascii_digit())?;
+            micros = fraction_micros(&fraction[..end])?;
+            unit = &fraction[end..];
+            if !unit.starts_with('S') {
+                return None;
+            }
+        }
+        let secs = match (unit.chars().next()?, in_time) {
+            ('Y' | 'M', false) => {
+                if number != 0 {
+                    return None;
+                }
+                0
+            }
+            ('D', false) => 86_400,
+            ('H', true) => 3600,
+            ('M', true) => 60,
+            ('S', true) => 1,
+            _ => return None,
+        };
+        total = total
+            .checked_add(number.checked_mul(secs)?.checked_mul(1_000_000)?)?
+            .checked_add(micros)?;
+        rest = &unit[1..];
+        parts += 1;
+    }
+    (parts > 0).then_some(total)
+}
+
+/// Digits after a decimal point as microseconds; finer ones are cut off.
+fn fraction_micros(digits: &str) -> Option<u64> {
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let six: String = digits.chars().chain("000000".chars()).take(6).collect();
+    six.parse().ok()
+}
+
+fn parse_dmtf(text: &str) -> Option<CimTime> {
+    // Fields a host does not know are asterisks; as zero they read as the start of what is known.
+    let number = |from: usize, to: usize| -> Option<i64> {
+        let field = &text[from..to];
+        if field.bytes().all(|b| b == b'*') {
+            return Some(0);
+        }
+        if !field.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        field.parse().ok()
+    };
+    let micros = number(15, 21)?;
+    let [hour, minute, second] = [number(8, 10)?, number(10, 12)?, number(12, 14)?];
+    match &text[21..22] {
+        ":" => {
+            let days = number(0, 8)?;
+            if hour > 23 || minute > 59 || second > 59 || number(22, 25)? != 0 {
+                return None;
+            }
+            let secs = days * DAY_SECS + hour * 3600 + minute * 60 + second;
+            let micros = secs.checked_mul(SECOND)?.checked_add(micros)?;
+            Some(CimTime::Interval(Interval {
+                micros: u64::try_from(micros).ok()?,
+            }))
+        }
+        sign @ ("+" | "-") => {
+            let offset = number(22, 25)? * if sign == "-" { -1 } else { 1 };
+            let [year, month, day] = [number(0, 4)?, number(4, 6)?.max(1), number(6, 8)?.max(1)];
+            Moment::from_fields([year, month, day, hour, minute, second, micros], offset)
+                .map(CimTime::Moment)
+        }
+        _ => None,
+    }
+}
+
+fn parse_xml_moment(text: &str) -> Option<Moment> {
+    if text.len() < 19 || text.len() > 64 {
+        return None;
+    }
+    let number = |from: usize, to: usize| -> Option<i64> {
+        let field = &text[from..to];
+        field
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| field.parse().ok())?
+    };
+    let bytes = text.as_bytes();
+    if [bytes[4], bytes[7], bytes[10], bytes[13], bytes[16]] != *b"--T::" {
+        return None;
+    }
+    let mut rest = &text[19..];
+    let mut micros = 0;
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let end = fraction
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(fraction.len());
+        micros = i64::try_from(fraction_micros(&fraction[..end])?).ok()?;
+        rest = &fraction[end..];
+    }
+    let offset = match rest.as_bytes() {
+        [] | b"Z" => 0,
+        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
+            let digit = |b: &u8| b.is_ascii_digit().then(|| i64::from(b - b'0'));
+            let (hours, minutes) = (digit(h1)? * 10 + digit(h2)?, digit(m1)? * 10 + digit(m2)?);
+            if hours > 14 || minutes > 59 {
+                return None;
+            }
+            (hours * 60 + minutes) * if *sign == b'-' { -1 } else { 1 }
+        }
+        _ => return None,
+    };
+    let fields = [
+        number(0, 4)?,
+        number(5, 7)?,
+        number(8, 10)?,
+        number(11, 13)?,
+        number(14, 16)?,
+        number(17, 19)?,
+        micros,
+    ];
+    Moment::from_fields(fields, offset)
+}
+
+fn days_in_month(year: i64, month: i64) -> i64 {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+// Days since 1970 of a date of the Gregorian calendar, counted in eras of 400 years that begin on the first of March.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, xml: &str, dmtf: &str) {
+        let time = CimTime::parse(text).unwrap();
+        assert_eq!(
+            (time.to_xml().as_str(), time.to_dmtf().as_str()),
+            (xml, dmtf)
+        );
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        check(
+            "2026-01-02T03:04:05Z",
+            "2026-01-02T03:04:05Z",
+            "20260102030405.000000+000",
+        );
+        check(
+            "20260102030405.500000+060",
+            "2026-01-02T03:04:05.5+01:00",
+            "20260102030405.500000+060",
+        );
+        check(
+            "2026-01-02T03:04:05.25-05:30",
+            "2026-01-02T03:04:05.25-05:30",
+            "20260102030405.250000-330",
+        );
+        check("P0DT0H0M3S", "P0DT0H0M3S", "00000000000003.000000:000");
+        check(
+            "00000001020304.500000:000",
+            "P1DT2H3M4.5S",
+            "00000001020304.500000:000",
+        );
+        check(
+            "20240229******.******+000",
+            "2024-02-29T00:00:00Z",
+            "20240229000000.000000+000",
+        );
+        check("PT90M", "P0DT1H30M0S", "00000000013000.000000:000");
+    }
+
+    #[test]
+    fn refuses_what_is_no_time() {
+        for wrong in [
+            "",
+            "P",
+            "PT",
+            "P1Y",
+            "-P1D",
+            "2026-02-30T00:00:00Z",
+            "2026-01-02",
+            "20260102030405.000000?000",
+            "P1S",
+            "PT1.S",
+            "2026-01-02T03:04:05+99:00",
+            "é026-01-02T03:04:05Z",
+        ] {
+            assert!(CimTime::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_known_instant() {
+        let time = CimTime::parse("2026-01-02T03:04:05.678Z")
+            .unwrap()
+            .moment()
+            .unwrap();
+        assert_eq!(time.unix_millis(), 1_767_323_045_678);
+    }
+
+    #[test]
+    fn header_durations_are_short() {
+        assert_eq!(duration_text(Duration::from_secs(60)), "PT60S");
+        assert_eq!(duration_text(Duration::from_millis(1500)), "PT1.5S");
+        assert_eq!(parse_duration("PT60S").unwrap(), Duration::from_secs(60));
+        assert_eq!(
+            parse_duration("PT0.500S").unwrap(),
+            Duration::from_millis(500)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn moments_survive_both_forms(micros in MIN_MICROS..=MAX_MICROS, offset in -840_i16..=840) {
+            let time = CimTime::Moment(Moment::from_unix_micros(micros).at_offset(offset));
+            prop_assert_eq!(CimTime::parse(&time.to_dmtf()).unwrap(), time);
+            prop_assert_eq!(CimTime::parse(&time.to_xml()).unwrap(), time);
+        }
+
+        #[test]
+        fn intervals_survive_both_forms(micros in 0..99_999_999_u64 * 86_400 * 1_000_000) {
+            let time = CimTime::Interval(Interval { micros });
+            prop_assert_eq!(CimTime::parse(&time.to_dmtf()).unwrap(), time);
+            prop_assert_eq!(CimTime::parse(&time.to_xml()).unwrap(), time);
+        }
+
+        #[test]
+        fn any_text_is_a_time_or_an_error(text in "\\PC{0,40}|[0-9PTDHMS.:*+-]{0,30}") {
+            let _ = CimTime::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,563 @@
+//! XML: reading within limits, writing with escapes.
+//!
+//! A document is scanned for its limits before the parser sees it, so that no reply of a broken or hostile host costs
+//! more memory or time than the limits allow.
+
+use std::borrow::Cow;
+
+use roxmltree::{Document, Node, ParsingOptions};
+
+use crate::{Fault, Subcode, uri};
+
+/// What a message may be at most.
+pub mod limits {
+    /// Bytes of an envelope.
+    pub const ENVELOPE_BYTES: usize = 16 << 20;
+    /// Bytes of one text.
+    pub const TEXT_BYTES: usize = 4 << 20;
+    /// Elements inside each other.
+    pub const DEPTH: usize = 64;
+    /// Attributes of an element, namespace declarations included.
+    pub const ATTRIBUTES: usize = 256;
+    /// Namespace declarations in force at one place.
+    pub const NAMESPACES_IN_SCOPE: usize = 64;
+    /// Elements, texts and comments of a document.
+    pub const NODES: u32 = 1 << 20;
+}
+
+/// Why a message could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Larger than [`limits::ENVELOPE_BYTES`].
+    #[error(
+        "message of {bytes} bytes is larger than the limit of {} bytes",
+        limits::ENVELOPE_BYTES
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Beyond one of the other [`limits`].
+    #[error("message exceeds the limit of {limit} for {what}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is allowed.
+        limit: usize,
+    },
+    /// Neither UTF-8 nor UTF-16.
+    #[error("message is neither UTF-8 nor UTF-16")]
+    Encoding,
+    /// Not well-formed XML, or XML with a document type.
+    #[error("message is not well-formed XML: {what}")]
+    Malformed {
+        /// What the parser says.
+        what: String,
+    },
+    /// XML, but not what was expected.
+    #[error("message has no {what}")]
+    Missing {
+        /// The missing element or attribute.
+        what: &'static str,
+    },
+    /// An element holds what it must not.
+    #[error("{what} in the message is {value:?}")]
+    Invalid {
+        /// The element or attribute.
+        what: &'static str,
+        /// What it holds, shortened.
+        value: String,
+    },
+    /// An action this protocol does not have.
+    #[error("action {action:?} is not supported")]
+    UnknownAction {
+        /// The action.
+        action: String,
+    },
+}
+
+impl MessageError {
+    /// Returns the fault a service answers to such a request.
+    #[must_use]
+    pub fn to_fault(&self) -> Fault {
+        let reason = self.to_string();
+        match self {
+            MessageError::TooLarge { .. } | MessageError::Limit { .. } => {
+                Fault::encoding_limit(reason)
+            }
+            MessageError::Encoding
+            | MessageError::Malformed { .. }
+            | MessageError::Invalid { .. } => Fault::new(Subcode::SchemaValidationError, reason),
+            MessageError::Missing { .. } => {
+                Fault::new(Subcode::MessageInformationHeaderRequired, reason)
+            }
+            MessageError::UnknownAction { .. } => Fault::new(Subcode::ActionNotSupported, reason),
+        }
+    }
+
+    /// Returns the HTTP status of that answer.
+    #[must_use]
+    pub fn http_status(&self) -> u16 {
+        match self {
+            MessageError::Encoding | MessageError::Malformed { .. } => 400,
+            MessageError::TooLarge { .. }
+            | MessageError::Limit { .. }
+            | MessageError::Invalid { .. }
+            | MessageError::Missing { .. }
+            | MessageError::UnknownAction { .. } => 500,
+        }
+    }
+
+    pub(crate) fn invalid(what: &'static str, value: &str) -> Self {
+        MessageError::Invalid {
+            what,
+            value: value.chars().take(80).collect(),
+        }
+    }
+}
+
+/// Turns the bytes of a message into text: UTF-8, or UTF-16 by its byte order mark or first character.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, MessageError> {
+    if bytes.len() > limits::ENVELOPE_BYTES {
+        return Err(MessageError::TooLarge { bytes: bytes.len() });
+    }
+    let wide = |bytes: &[u8], little: bool| {
+        if !bytes.len().is_multiple_of(2) {
+            return Err(MessageError::Encoding);
+        }
+        let units = bytes.chunks_exact(2).map(|pair| {
+            let pair = [pair[0], pair[1]];
+            if little {
+                u16::from_le_bytes(pair)
+            } else {
+                u16::from_be_bytes(pair)
+            }
+        });
+        char::decode_utf16(units)
+            .collect::<Result<String, _>>()
+            .map(Cow::Owned)
+            .map_err(|_| MessageError::Encoding)
+    };
+    match bytes {
+        [0xFF, 0xFE, rest @ ..] => wide(rest, true),
+        [0xFE, 0xFF, rest @ ..] => wide(rest, false),
+        [b'<', 0, ..] => wide(bytes, true),
+        [0, b'<', ..] => wide(bytes, false),
+        [0xEF, 0xBB, 0xBF, rest @ ..] | rest => std::str::from_utf8(rest)
+            .map(Cow::Borrowed)
+            .map_err(|_| MessageError::Encoding),
+    }
+}
+
+/// Parses a text within the limits.
+pub(crate) fn parse(text: &str) -> Result<Document<'_>, MessageError> {
+    if text.len() > limits::ENVELOPE_BYTES {
+        return Err(MessageError::TooLarge { bytes: text.len() });
+    }
+    check_limits(text)?;
+    let options = ParsingOptions {
+        allow_dtd: false,
+        nodes_limit: limits::NODES,
+        ..ParsingOptions::default()
+    };
+    Document::parse_with_options(text, options).map_err(|err| MessageError::Malformed {
+        what: err.to_string(),
+    })
+}
+
+/// Walks the tags without building anything. What is not well-formed may pass; the parser refuses it afterwards.
+fn check_limits(text: &str) -> Result<(), MessageError> {
+    let bytes = text.as_bytes();
+    let malformed = |what: &str| MessageError::Malformed {
+        what: what.to_owned(),
+    };
+    let skip_past = |from: usize, end: &'static str| {
+        text.get(from..)
+            .and_then(|rest| rest.find(end))
+            .map(|at| from + at + end.len())
+    };
+    // Namespace declarations of each open element.
+    let mut open: Vec<usize> = Vec::with_capacity(limits::DEPTH);
+    let mut in_scope = 0;
+    let mut at = 0;
+    while let Some(found) = bytes[at..].iter().position(|&b| b == b'<') {
+        let tag = at + found;
+        let rest = &text[tag..];
+        let next = if rest.starts_with("<!--") {
+            skip_past(tag + 4, "-->")
+        } else if rest.starts_with("<![CDATA[") {
+            skip_past(tag + 9, "]]>")
+        } else if rest.starts_with("<?") {
+            skip_past(tag + 2, "?>")
+        } else if rest.starts_with("<!") {
+            return Err(malformed("a document type is not allowed"));
+        } else if rest.starts_with("</") {
+            in_scope -= open.pop().unwrap_or(0);
+            skip_past(tag + 2, ">")
+        } else {
+            let (end, attributes, declared) =
+                scan_start_tag(bytes, tag).ok_or_else(|| malformed("a tag does not end"))?;
+            if attributes > limits::ATTRIBUTES {
+                return Err(MessageError::Limit {
+                    what: "attributes",
+                    limit: limits::ATTRIBUTES,
+                });
+            }
+            if bytes[end - 2] != b'/' {
+                open.push(declared);
+                in_scope += declared;
+            }
+            if open.len() > limits::DEPTH {
+                return Err(MessageError::Limit {
+                    what: "nested elements",
+                    limit: limits::DEPTH,
+                });
+            }
+            if in_scope.max(declared) > limits::NAMESPACES_IN_SCOPE {
+                return Err(MessageError::Limit {
+                    what: "namespaces",
+                    limit: limits::NAMESPACES_IN_SCOPE,
+                });
+            }
+            Some(end)
+        };
+        at = next.ok_or_else(|| malformed("a tag does not end"))?;
+    }
+    Ok(())
+}
+
+/// Returns the position after the tag, and how many attributes and namespace declarations it has.
+fn scan_start_tag(bytes: &[u8], start: usize) -> Option<(usize, usize, usize)> {
+    let (mut attributes, mut declared, mut quote, mut at) = (0, 0, None, start + 1);
+    while let Some(&byte) = bytes.get(at) {
+        match (quote, byte) {
+            (Some(open), byte) if byte == open => quote = None,
+            (Some(_), _) => {}
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b'>') => return Some((at + 1, attributes, declared)),
+            (None, b'=') => attributes += 1,
+            (None, b'x')
+                if bytes[at..].starts_with(b"xmlns") && bytes[at - 1].is_ascii_whitespace() =>
+            {
+                declared += 1;
+            }
+            (None, _) => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// What is read from elements.
+pub(crate) trait NodeExt<'a, 'i: 'a> {
+    /// Child elements.
+    fn elements(self) -> impl Iterator<Item = Node<'a, 'i>>;
+    /// First child element with this name.
+    fn child(self, ns: &str, name: &str) -> Option<Node<'a, 'i>>;
+    /// Whether the element has this name.
+    fn named(self, ns: &str, name: &str) -> bool;
+    /// Own text, CDATA included.
+    fn own_text(self) -> Result<String, MessageError>;
+    /// Own text without white space around it.
+    fn trimmed(self) -> Result<String, MessageError>;
+    /// All text below, pieces joined by blanks.
+    fn all_text(self) -> String;
+    /// Trimmed text of the first child element with this name.
+    fn child_text(self, ns: &str, name: &str) -> Result<Option<String>, MessageError>;
+    /// Whether `xsi:nil` says so.
+    fn nil(self) -> bool;
+}
+
+impl<'a, 'i: 'a> NodeExt<'a, 'i> for Node<'a, 'i> {
+    fn elements(self) -> impl Iterator<Item = Node<'a, 'i>> {
+        self.children().filter(Node::is_element)
+    }
+
+    fn child(self, ns: &str, name: &str) -> Option<Node<'a, 'i>> {
+        self.elements().find(|node| node.named(ns, name))
+    }
+
+    fn named(self, ns: &str, name: &str) -> bool {
+        self.is_element()
+            && self.tag_name().name() == name
+            && self.tag_name().namespace() == Some(ns)
+    }
+
+    fn own_text(self) -> Result<String, MessageError> {
+        let mut out = String::new();
+        for piece in self
+            .children()
+            .filter(Node::is_text)
+            .filter_map(|node| node.text())
+        {
+            if out.len() + piece.len() > limits::TEXT_BYTES {
+                return Err(MessageError::Limit {
+                    what: "bytes of a text",
+                    limit: limits::TEXT_BYTES,
+                });
+            }
+            out.push_str(piece);
+        }
+        Ok(out)
+    }
+
+    fn trimmed(self) -> Result<String, MessageError> {
+        Ok(self.own_text()?.trim().to_owned())
+    }
+
+    fn all_text(self) -> String {
+        let mut out = String::new();
+        for node in self.descendants().filter(Node::is_text) {
+            let piece = node.text().unwrap_or_default().trim();
+            if piece.is_empty() {
+                continue;
+            }
+            if out.len() + piece.len() > limits::TEXT_BYTES {
+                break;
+            }
+            if !out.is_empty() {
+                out.push(' ');
+            }
+            out.push_str(piece);
+        }
+        out
+    }
+
+    fn child_text(self, ns: &str, name: &str) -> Result<Option<String>, MessageError> {
+        self.child(ns, name).map(NodeExt::trimmed).transpose()
+    }
+
+    fn nil(self) -> bool {
+        matches!(
+            self.attribute((uri::XSI, "nil")).map(str::trim),
+            Some("true" | "1")
+        )
+    }
+}
+
+/// Writes XML into a text. Names are the caller's and taken as they are, after [`name`] where they come from outside.
+#[derive(Default)]
+pub(crate) struct Writer {
+    out: String,
+}
+
+impl Writer {
+    pub(crate) fn open(&mut self, tag: &str) {
+        self.open_with(tag, &[]);
+    }
+
+    pub(crate) fn open_with(&mut self, tag: &str, attributes: &[(&str, &str)]) {
+        self.start(tag, attributes);
+        self.out.push('>');
+    }
+
+    pub(crate) fn empty_with(&mut self, tag: &str, attributes: &[(&str, &str)]) {
+        self.start(tag, attributes);
+        self.out.push_str("/>");
+    }
+
+    pub(crate) fn close(&mut self, tag: &str) {
+        self.out.push_str("</");
+        self.out.push_str(tag);
+        self.out.push('>');
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        escape(text, &mut self.out);
+    }
+
+    pub(crate) fn leaf(&mut self, tag: &str, text: &str) {
+        self.leaf_with(tag, &[], text);
+    }
+
+    pub(crate) fn leaf_with(&mut self, tag: &str, attributes: &[(&str, &str)], text: &str) {
+        self.open_with(tag, attributes);
+        self.text(text);
+        self.close(tag);
+    }
+
+    pub(crate) fn finish(self) -> String {
+        self.out
+    }
+
+    fn start(&mut self, tag: &str, attributes: &[(&str, &str)]) {
+        self.out.push('<');
+        self.out.push_str(tag);
+        for (name, value) in attributes {
+            self.out.push(' ');
+            self.out.push_str(name);
+            self.out.push_str("=\"");
+            escape(value, &mut self.out);
+            self.out.push('"');
+        }
+    }
+}
+
+/// Escapes for element text and quoted attributes alike. What XML cannot hold becomes the replacement character.
+fn escape(text: &str, out: &mut String) {
+    out.reserve(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\r' => out.push_str("&#13;"),
+            '\n' => out.push_str("&#10;"),
+            '\t' => out.push_str("&#9;"),
+            c if is_xml_char(c) => out.push(c),
+            _ => out.push('\u{FFFD}'),
+        }
+    }
+}
+
+/// Whether XML 1.0 can hold the character.
+pub(crate) fn is_xml_char(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
+}
+
+/// Makes an element name of any text: what a name cannot hold becomes `_`.
+pub(crate) fn name(text: &str) -> Cow<'_, str> {
+    let start =
+        |c: char| c.is_ascii_alphabetic() || c == '_' || (c.is_alphabetic() && c as u32 > 0xBF);
+    let part = |c: char| start(c) || c.is_ascii_digit() || c == '-' || c == '.';
+    let good = text.chars().next().is_some_and(start) && text.chars().all(part);
+    if good {
+        return Cow::Borrowed(text);
+    }
+    let mut out: String = text
+        .chars()
+        .map(|c| if part(c) { c } else { '_' })
+        .collect();
+    if !out.chars().next().is_some_and(start) {
+        out.insert(0, '_');
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(text: &str) -> MessageError {
+        parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        let deep = |n: usize| format!("{}{}", "<a>".repeat(n), "</a>".repeat(n));
+        assert!(parse(&deep(limits::DEPTH)).is_ok());
+        assert!(matches!(
+            error(&deep(limits::DEPTH + 1)),
+            MessageError::Limit {
+                what: "nested elements",
+                ..
+            }
+        ));
+
+        let wide = |n: usize| {
+            format!(
+                "<a {}/>",
+                (0..n).map(|i| format!("b{i}='=>' ")).collect::<String>()
+            )
+        };
+        assert!(parse(&wide(limits::ATTRIBUTES)).is_ok());
+        assert!(matches!(
+            error(&wide(limits::ATTRIBUTES + 1)),
+            MessageError::Limit {
+                what: "attributes",
+                ..
+            }
+        ));
+
+        let names = |n: usize| {
+            format!(
+                "<a {}><b/></a>",
+                (0..n)
+                    .map(|i| format!("xmlns:n{i}='u{i}' "))
+                    .collect::<String>()
+            )
+        };
+        assert!(parse(&names(limits::NAMESPACES_IN_SCOPE)).is_ok());
+        assert!(matches!(
+            error(&names(limits::NAMESPACES_IN_SCOPE + 1)),
+            MessageError::Limit {
+                what: "namespaces",
+                ..
+            }
+        ));
+        // One declaration on each of many neighbours is what a host writes.
+        let items = format!("<a>{}</a>", "<p:b xmlns:p='u'>x</p:b>".repeat(3000));
+        assert!(parse(&items).is_ok());
+
+        let long = "x".repeat(limits::TEXT_BYTES + 1);
+        let text = format!("<a>{long}</a>");
+        let document = parse(&text).unwrap();
+        assert!(matches!(
+            document.root_element().own_text(),
+            Err(MessageError::Limit { .. })
+        ));
+        assert!(matches!(
+            decode(&vec![b' '; limits::ENVELOPE_BYTES + 1]),
+            Err(MessageError::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn document_types_are_refused() {
+        assert!(matches!(
+            error("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"),
+            MessageError::Malformed { .. }
+        ));
+        assert!(matches!(
+            error("<a>&b;</a>"),
+            MessageError::Malformed { .. }
+        ));
+    }
+
+    #[test]
+    fn utf16_is_read() {
+        for little in [true, false] {
+            let units = "\u{FEFF}<ä/>".encode_utf16();
+            let bytes: Vec<u8> = units
+                .flat_map(|u| {
+                    if little {
+                        u.to_le_bytes()
+                    } else {
+                        u.to_be_bytes()
+                    }
+                })
+                .collect();
+            assert_eq!(decode(&bytes).unwrap(), "<ä/>");
+            assert_eq!(decode(&bytes[2..]).unwrap(), "<ä/>");
+        }
+        assert_eq!(decode(b"\xEF\xBB\xBF<a/>").unwrap(), "<a/>");
+        assert_eq!(decode(b"<\xFF"), Err(MessageError::Encoding));
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_attributes_survive(text in "[\\x00-\\x7F\u{E9}\u{FFFF}\u{1F600}]{0,40}") {
+            let expected: String = text.chars().map(|c| if is_xml_char(c) { c } else { '\u{FFFD}' }).collect();
+            let mut w = Writer::default();
+            w.leaf_with("a", &[("b", &text)], &text);
+            let xml = w.finish();
+            let document = parse(&xml).unwrap();
+            prop_assert_eq!(document.root_element().own_text().unwrap(), expected.clone());
+            prop_assert_eq!(document.root_element().attribute("b"), Some(expected.as_str()));
+        }
+
+        #[test]
+        fn any_text_makes_a_name(text in ".{0,12}") {
+            let xml = format!("<{}/>", name(&text));
+            prop_assert!(parse(&xml).is_ok(), "{}", xml);
+        }
+
+        #[test]
+        fn any_text_parses_or_fails(text in "([<>/=!?a-c\\[\\]'\" -]|xmlns|CDATA){0,60}") {
+            let _ = parse(&text);
+        }
+    }
+}
