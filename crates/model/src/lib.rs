@@ -3,6 +3,7 @@
 //! Values only: no clock, no file, no socket. Every other crate may use these types; this one uses none of ours.
 //! What is serialised here is part of a format (the recovery point object, the API) and is only ever extended.
 
+pub mod host_path;
 mod ids;
 mod point;
 mod restore;

@@ -46,6 +46,12 @@ pub struct VmConfig {
     /// Notes of the administrator, a line each.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// ConfigurationDataRoot: the folder that holds `Virtual Machines`.
+    #[serde(default)]
+    pub config_root: Option<String>,
+    /// SnapshotDataRoot: the folder that holds `Snapshots`.
+    #[serde(default)]
+    pub snapshot_root: Option<String>,
     /// Number of virtual processors.
     pub processors: u64,
     /// Memory.
