@@ -1,0 +1,5 @@
+//! The crate through its public API: what one side writes, the other reads.
+
+mod faults;
+mod foreign;
+mod round_trip;
