@@ -1,0 +1,87 @@
+//! What a plan is made from.
+
+use model::{HostId, SwitchRef, Timestamp, VmId, host_path};
+
+/// The target host as the agent found it.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// Identity.
+    pub id: HostId,
+    /// Name.
+    pub name: String,
+    /// When the facts were gathered.
+    pub now: Timestamp,
+    /// Folder for virtual hard disks where none is named.
+    pub default_disk_folder: String,
+    /// Folder for configurations where none is named.
+    pub default_config_folder: String,
+    /// Volumes with their free space.
+    pub volumes: Vec<Volume>,
+    /// Virtual switches.
+    pub switches: Vec<SwitchRef>,
+    /// VMs.
+    pub vms: Vec<VmOnHost>,
+    /// Those of [`wanted_paths`](super::wanted_paths) that exist.
+    pub existing: Vec<String>,
+    /// How much stays free.
+    pub reserve: ReservePolicy,
+}
+
+/// A volume.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Mount path, such as `C:\` or `C:\ClusterStorage\Volume1\`.
+    pub path: String,
+    /// Size in bytes.
+    pub capacity_bytes: u64,
+    /// Free bytes.
+    pub free_bytes: u64,
+}
+
+/// A VM of the target host.
+#[derive(Clone, Debug)]
+pub struct VmOnHost {
+    /// Id.
+    pub id: VmId,
+    /// Display name.
+    pub name: String,
+    /// Paths of its disk files.
+    pub files: Vec<String>,
+}
+
+/// What stays free on a volume.
+#[derive(Clone, Copy, Debug)]
+pub struct ReservePolicy {
+    /// Per cent of the volume's size.
+    pub percent: u8,
+    /// But at least this many bytes.
+    pub minimum_bytes: u64,
+}
+
+impl Default for ReservePolicy {
+    fn default() -> Self {
+        Self {
+            percent: 5,
+            minimum_bytes: 2 * model::GIB,
+        }
+    }
+}
+
+impl ReservePolicy {
+    /// Returns the bytes that stay free on a volume of this size.
+    #[must_use]
+    pub fn bytes(&self, capacity_bytes: u64) -> u64 {
+        (capacity_bytes / 100 * u64::from(self.percent)).max(self.minimum_bytes)
+    }
+}
+
+impl HostFacts {
+    /// Returns the volume that holds a path: the longest mount path that is a prefix of it.
+    #[must_use]
+    pub fn volume_of(&self, path: &str) -> Option<&Volume> {
+        self.volumes
+            .iter()
+            .filter(|volume| host_path::is_below(path, &volume.path))
+            .max_by_key(|volume| volume.path.len())
+    }
+}

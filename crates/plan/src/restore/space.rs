@@ -1,0 +1,104 @@
+//! Room a restore needs, per volume (S12).
+
+use std::fmt;
+
+use model::{DiskImage, HumanBytes, KIB, MIB, RecoveryPoint, host_path};
+use serde::Serialize;
+
+use super::{DiskPlan, HostFacts, Refusal};
+
+/// What a volume must have free, and has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VolumeNeed {
+    /// Mount path.
+    pub path: String,
+    /// Bytes the restore writes there at most.
+    pub needed_bytes: u64,
+    /// Free bytes.
+    pub available_bytes: u64,
+    /// Bytes that must stay free.
+    pub reserve_bytes: u64,
+}
+
+impl VolumeNeed {
+    /// Whether writing would touch the reserve.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.needed_bytes.saturating_add(self.reserve_bytes) > self.available_bytes
+    }
+}
+
+impl fmt::Display for VolumeNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: needs {} bytes ({}) and {} bytes ({}) kept free, {} bytes ({}) available",
+            self.path,
+            self.needed_bytes,
+            HumanBytes(self.needed_bytes),
+            self.reserve_bytes,
+            HumanBytes(self.reserve_bytes),
+            self.available_bytes,
+            HumanBytes(self.available_bytes),
+        )
+    }
+}
+
+/// Room for configuration files, where the point does not tell more.
+const CONFIG_BYTES: u64 = 16 * MIB;
+
+/// Returns the bytes the VHDX of a disk takes at most: content, block allocation table, headers, log and metadata.
+pub(super) fn file_bytes(disk: &DiskImage) -> u64 {
+    let block = u64::from(disk.block_bytes.max(1));
+    let blocks = disk.size_bytes.div_ceil(block);
+    let table = blocks
+        .saturating_mul(8)
+        .saturating_add(64 * KIB)
+        .div_ceil(MIB)
+        .saturating_mul(MIB);
+    let content = if disk.fixed {
+        blocks.saturating_mul(block)
+    } else {
+        disk.allocated_bytes
+    };
+    content.saturating_add(table).saturating_add(4 * MIB)
+}
+
+/// Sums the need of each volume the plan writes to.
+pub(super) fn needs(
+    facts: &HostFacts,
+    disks: &[DiskPlan],
+    config_folder: Option<&str>,
+    point: &RecoveryPoint,
+) -> Result<Vec<VolumeNeed>, Refusal> {
+    let config_bytes = point
+        .files
+        .iter()
+        .map(|file| file.image.len)
+        .sum::<u64>()
+        .max(CONFIG_BYTES);
+    let disk_writes = disks
+        .iter()
+        .map(|disk| (disk.target_path.as_str(), disk.needed_bytes));
+    let writes = disk_writes.chain(config_folder.map(|folder| (folder, config_bytes)));
+    let mut needs: Vec<VolumeNeed> = Vec::new();
+    for (path, bytes) in writes {
+        let volume = facts.volume_of(path).ok_or_else(|| Refusal::NoVolume {
+            path: path.to_owned(),
+            host: facts.name.clone(),
+        })?;
+        match needs
+            .iter_mut()
+            .find(|need| host_path::same(&need.path, &volume.path))
+        {
+            Some(need) => need.needed_bytes = need.needed_bytes.saturating_add(bytes),
+            None => needs.push(VolumeNeed {
+                path: volume.path.clone(),
+                needed_bytes: bytes,
+                available_bytes: volume.free_bytes,
+                reserve_bytes: facts.reserve.bytes(volume.capacity_bytes),
+            }),
+        }
+    }
+    Ok(needs)
+}

@@ -1,0 +1,376 @@
+use model::{
+    Consistency, ControllerKind, DiskFolder, DiskImage, Fence, FileImage, GIB, Generation, HostId,
+    ImageRef, JobId, MIB, Memory, NetworkMap, PointId, PointKind, SourceHost, SwitchRef, Timestamp,
+    VmConfig,
+};
+
+use super::*;
+
+const VM: &str = "11111111-1111-4111-8111-111111111111";
+const HOST: &str = "AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAAA";
+const OTHER: &str = "BBBBBBBB-BBBB-4BBB-8BBB-BBBBBBBBBBBB";
+const DISK: &str = "22222222-2222-4222-8222-222222222222";
+const DISK2: &str = "33333333-3333-4333-8333-333333333333";
+
+fn disk(id: &str, path: &str, base: &str) -> DiskImage {
+    DiskImage {
+        id: id.parse().unwrap(),
+        path: path.into(),
+        base_path: base.into(),
+        attachment: "Microsoft:x".into(),
+        size_bytes: 10 * GIB,
+        block_bytes: 32 << 20,
+        logical_sector_bytes: 512,
+        physical_sector_bytes: 4096,
+        fixed: false,
+        allocated_bytes: GIB,
+        image: ImageRef {
+            len: 10 * GIB,
+            root: None,
+            height: 0,
+            digest: None,
+        },
+        full_reason: None,
+        changed_bytes: 0,
+    }
+}
+
+fn point() -> RecoveryPoint {
+    let switch = SwitchRef {
+        id: "S1".into(),
+        name: "LAN".into(),
+    };
+    let nic = Nic {
+        name: "nic".into(),
+        mac: None,
+        static_mac: false,
+        legacy: false,
+        switch: Some(switch),
+    };
+    let controller = model::Controller {
+        kind: ControllerKind::Scsi,
+        number: 0,
+        drives: vec![],
+    };
+    RecoveryPoint {
+        id: PointId::random(),
+        job: JobId::random(),
+        fence: Fence(1),
+        vm: VmConfig {
+            id: VM.parse().unwrap(),
+            name: "web01".into(),
+            generation: Generation::Gen2,
+            version: "10.0".into(),
+            notes: vec![],
+            config_root: Some("C:\\VMs\\web01".into()),
+            snapshot_root: None,
+            processors: 1,
+            memory: Memory {
+                startup_mib: 512,
+                dynamic: false,
+                minimum_mib: 512,
+                maximum_mib: 512,
+            },
+            secure_boot: None,
+            secure_boot_template: None,
+            automatic_start: None,
+            automatic_stop: None,
+            boot_order: vec![],
+            boot_entries: vec![],
+            controllers: vec![controller],
+            nics: vec![nic],
+        },
+        host: SourceHost {
+            id: HOST.parse().unwrap(),
+            name: "HV01".into(),
+            os_version: "10.0.20348".into(),
+        },
+        power: PowerState::Running,
+        created: Timestamp::from_millis(0),
+        method: Method::Rct,
+        kind: PointKind::Full,
+        consistency: Consistency::Crash,
+        consistency_note: None,
+        parent: None,
+        disks: vec![
+            disk(
+                DISK,
+                "C:\\VMs\\web01\\os_AB.avhdx",
+                "C:\\VMs\\web01\\os.vhdx",
+            ),
+            disk(DISK2, "D:\\data\\os.vhdx", "D:\\data\\os.vhdx"),
+        ],
+        files: vec![FileImage {
+            path: "C:\\VMs\\web01\\Snapshots\\X.vmcx".into(),
+            role: "config".into(),
+            image: ImageRef {
+                len: 4096,
+                root: None,
+                height: 0,
+                digest: None,
+            },
+        }],
+        excluded: vec![],
+        unsupported: vec![],
+        checkpoints: vec![],
+        stored_bytes: 0,
+    }
+}
+
+fn host() -> HostFacts {
+    let volume = |path: &str| Volume {
+        path: path.into(),
+        capacity_bytes: 100 * GIB,
+        free_bytes: 50 * GIB,
+    };
+    HostFacts {
+        id: HOST.parse().unwrap(),
+        name: "HV01".into(),
+        now: "2026-11-23T10:20:30Z".parse().unwrap(),
+        default_disk_folder: "C:\\Disks".into(),
+        default_config_folder: "C:\\Config".into(),
+        volumes: vec![volume("C:\\"), volume("D:\\")],
+        switches: vec![SwitchRef {
+            id: "S1".into(),
+            name: "LAN".into(),
+        }],
+        vms: vec![],
+        existing: vec![],
+        reserve: ReservePolicy::default(),
+    }
+}
+
+fn wish(target: RestoreTarget) -> RestoreWish {
+    RestoreWish {
+        point: PointId::random(),
+        vm: VM.parse().unwrap(),
+        scope: RestoreScope::Vm,
+        target,
+        folder: None,
+        disk_folders: vec![],
+        name: None,
+        networks: vec![],
+        id: None,
+        mac: None,
+        power: PowerAfter::Off,
+    }
+}
+
+fn alternate(host: &str) -> RestoreTarget {
+    RestoreTarget::Alternate {
+        host: host.parse::<HostId>().unwrap(),
+    }
+}
+
+fn vm_of(plan: &RestorePlan) -> &VmPlan {
+    match &plan.kind {
+        RestoreKind::Vm(vm) => vm,
+        RestoreKind::Disks => panic!("a VM was asked for"),
+    }
+}
+
+fn paths(plan: &RestorePlan) -> Vec<&str> {
+    plan.disks
+        .iter()
+        .map(|disk| disk.target_path.as_str())
+        .collect()
+}
+
+#[test]
+fn s05_the_original_location_keeps_id_paths_and_networks() {
+    let plan = plan_restore(&point(), &wish(RestoreTarget::Original), &host()).unwrap();
+    let vm = vm_of(&plan);
+    assert_eq!(vm.route, Route::Import { keep_id: true });
+    assert_eq!(
+        (vm.name.as_str(), vm.config_folder.as_str()),
+        ("web01", "C:\\VMs\\web01")
+    );
+    assert!(vm.keep_mac && !vm.start);
+    assert_eq!(vm.nics[0].switch.as_deref(), Some("LAN"));
+    assert_eq!(
+        paths(&plan),
+        ["C:\\VMs\\web01\\os.vhdx", "D:\\data\\os.vhdx"],
+        "flat disks take the base's name"
+    );
+    assert!(plan.disks.iter().all(|disk| !disk.new_disk_id));
+}
+
+#[test]
+fn s06_an_alternate_location_is_new_in_every_respect() {
+    let plan = plan_restore(&point(), &wish(alternate(HOST)), &host()).unwrap();
+    let vm = vm_of(&plan);
+    assert_eq!(vm.route, Route::Import { keep_id: false });
+    assert_eq!(vm.name, "web01-restored-20261123-1020");
+    assert_eq!(vm.nics[0].switch, None);
+    assert!(!vm.keep_mac);
+    let folder = "C:\\Disks\\web01-restored-20261123-1020";
+    assert_eq!(
+        paths(&plan),
+        [format!("{folder}\\os.vhdx"), format!("{folder}\\os-2.vhdx")]
+    );
+    assert!(plan.disks.iter().all(|disk| disk.new_disk_id));
+}
+
+#[test]
+fn s06_another_host_defines_the_vm() {
+    let mut facts = host();
+    facts.id = OTHER.parse().unwrap();
+    let mut asked = wish(alternate(OTHER));
+    asked.networks = vec![NetworkMap {
+        from: "lan".into(),
+        to: "LAN".into(),
+    }];
+    asked.folder = Some("d:/restored".into());
+    asked.disk_folders = vec![DiskFolder {
+        disk: DISK2.parse().unwrap(),
+        folder: "C:\\two".into(),
+    }];
+    let plan = plan_restore(&point(), &asked, &facts).unwrap();
+    assert_eq!(vm_of(&plan).route, Route::Define);
+    assert_eq!(vm_of(&plan).nics[0].switch.as_deref(), Some("LAN"));
+    assert_eq!(paths(&plan), ["D:\\restored\\os.vhdx", "C:\\two\\os.vhdx"]);
+    let refusal = plan_restore(&point(), &wish(RestoreTarget::Original), &facts).unwrap_err();
+    assert_eq!(refusal.code(), "other-host");
+}
+
+#[test]
+fn what_exists_is_never_overwritten() {
+    let on_host = |files: &[&str]| VmOnHost {
+        id: VM.parse().unwrap(),
+        name: "web01".into(),
+        files: files.iter().map(|&file| file.to_owned()).collect(),
+    };
+    let mut facts = host();
+    facts.vms = vec![on_host(&[])];
+    let code = |wish: &RestoreWish, facts: &HostFacts| {
+        plan_restore(&point(), wish, facts).unwrap_err().code()
+    };
+    assert_eq!(code(&wish(RestoreTarget::Original), &facts), "vm-exists");
+    let mut named = wish(alternate(HOST));
+    named.name = Some("WEB01".into());
+    assert_eq!(code(&named, &facts), "name-taken");
+
+    let mut other = on_host(&["d:\\DATA\\os.vhdx"]);
+    other.id = VmId::random();
+    other.name = "db".into();
+    facts.vms = vec![other];
+    facts.existing = vec!["D:\\data\\os.vhdx".into()];
+    assert_eq!(code(&wish(RestoreTarget::Original), &facts), "path-taken");
+    facts.vms.clear();
+    let plan = plan_restore(&point(), &wish(RestoreTarget::Original), &facts).unwrap();
+    assert_eq!(
+        plan.park,
+        ["D:\\data\\os.vhdx"],
+        "what nobody uses is moved aside at the original location"
+    );
+    let mut elsewhere = wish(alternate(HOST));
+    elsewhere.folder = Some("D:\\data".into());
+    assert_eq!(code(&elsewhere, &facts), "path-taken");
+}
+
+#[test]
+fn s12_too_little_room_is_refused_with_figures_per_volume() {
+    let mut facts = host();
+    facts.volumes[1].free_bytes = 5 * GIB;
+    let refusal = plan_restore(&point(), &wish(RestoreTarget::Original), &facts).unwrap_err();
+    let Refusal::NotEnoughSpace { short } = &refusal else {
+        panic!("{refusal}")
+    };
+    assert_eq!(short.len(), 1);
+    assert_eq!(short[0].path, "D:\\");
+    assert_eq!(short[0].needed_bytes, GIB + 5 * MIB);
+    assert_eq!(short[0].available_bytes, 5 * GIB);
+    assert_eq!(short[0].reserve_bytes, 5 * GIB);
+    assert!(
+        refusal.to_string().contains(&(GIB + 5 * MIB).to_string()),
+        "{refusal}"
+    );
+    facts.volumes[1].free_bytes = 6 * GIB + 5 * MIB;
+    assert!(plan_restore(&point(), &wish(RestoreTarget::Original), &facts).is_ok());
+}
+
+#[test]
+fn s12_a_fixed_disk_needs_its_full_size() {
+    let mut point = point();
+    point.disks[0].fixed = true;
+    let plan = plan_restore(&point, &wish(RestoreTarget::Original), &host()).unwrap();
+    assert_eq!(plan.volumes[0].needed_bytes, 10 * GIB + 5 * MIB + 16 * MIB);
+}
+
+#[test]
+fn s13_disks_are_told_from_a_vm() {
+    let mut asked = wish(alternate(HOST));
+    asked.scope = RestoreScope::Disks {
+        disks: vec![DISK2.parse().unwrap()],
+    };
+    asked.folder = Some("C:\\out".into());
+    let plan = plan_restore(&point(), &asked, &host()).unwrap();
+    assert_eq!(plan.kind, RestoreKind::Disks);
+    assert_eq!(paths(&plan), ["C:\\out\\os.vhdx"]);
+    asked.scope = RestoreScope::Disks {
+        disks: vec![DiskId::random()],
+    };
+    assert_eq!(
+        plan_restore(&point(), &asked, &host()).unwrap_err().code(),
+        "no-such-disk"
+    );
+}
+
+#[test]
+fn hostile_paths_in_a_point_or_wish_are_refused() {
+    let mut evil = point();
+    evil.disks[0].base_path = "C:\\VMs\\..\\..\\Windows\\x.vhdx".into();
+    assert_eq!(
+        plan_restore(&evil, &wish(RestoreTarget::Original), &host())
+            .unwrap_err()
+            .code(),
+        "bad-path"
+    );
+    let mut asked = wish(alternate(HOST));
+    asked.folder = Some("\\\\server\\share".into());
+    assert_eq!(
+        plan_restore(&point(), &asked, &host()).unwrap_err().code(),
+        "bad-path"
+    );
+    asked.folder = Some("Q:\\x".into());
+    assert_eq!(
+        plan_restore(&point(), &asked, &host()).unwrap_err().code(),
+        "no-volume"
+    );
+}
+
+#[test]
+fn switches_must_exist_on_both_sides() {
+    for (from, to) in [("LAN", "nowhere"), ("nowhere", "LAN")] {
+        let mut asked = wish(alternate(HOST));
+        asked.networks = vec![NetworkMap {
+            from: from.into(),
+            to: to.into(),
+        }];
+        assert_eq!(
+            plan_restore(&point(), &asked, &host()).unwrap_err().code(),
+            "no-such-switch"
+        );
+    }
+    let mut facts = host();
+    facts.switches.clear();
+    let plan = plan_restore(&point(), &wish(RestoreTarget::Original), &facts).unwrap();
+    assert_eq!(vm_of(&plan).nics[0].switch, None);
+    assert_eq!(plan.warnings.len(), 1, "a lost network is said");
+}
+
+#[test]
+fn power_afterwards_is_off_unless_asked() {
+    for (power, start) in [
+        (PowerAfter::Off, false),
+        (PowerAfter::AsBefore, true),
+        (PowerAfter::On, true),
+    ] {
+        let mut asked = wish(RestoreTarget::Original);
+        asked.power = power;
+        assert_eq!(
+            vm_of(&plan_restore(&point(), &asked, &host()).unwrap()).start,
+            start
+        );
+    }
+}
