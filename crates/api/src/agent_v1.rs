@@ -421,7 +421,7 @@ pub struct SealsRequest {
 /// Pack keys, each for one pack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SealsReply {
-    /// `store::PackSeal` bytes, hexadecimal.
+    /// [`crate::frames::PackKeyBytes`], hexadecimal; each may seal one pack.
     pub seals: Vec<String>,
 }
 

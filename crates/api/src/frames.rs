@@ -11,7 +11,7 @@ pub const HEADER_BYTES: usize = 5;
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tag {
-    /// Salt and key of a pack that later frames come from (`store::PackSeal` bytes).
+    /// Salt and key of a pack that later frames come from ([`PackKeyBytes`]).
     Seal,
     /// A sealed chunk or node (`store::SealedEntry` bytes).
     Entry,
@@ -32,6 +32,55 @@ impl Tag {
             Tag::Problem => 4,
             Tag::End => 5,
         }
+    }
+}
+
+/// A pack's key as it crosses the wire: payload of [`Tag::Seal`], and in hexadecimal an entry of
+/// [`crate::agent_v1::SealsReply`]. Generation (`u32`, little-endian), salt (16 bytes), key (32 bytes).
+#[derive(Clone, PartialEq, Eq)]
+pub struct PackKeyBytes {
+    /// Generation of the data key it comes from.
+    pub generation: u32,
+    /// The pack's salt.
+    pub salt: [u8; 16],
+    /// The pack's key.
+    pub key: [u8; 32],
+}
+
+impl PackKeyBytes {
+    /// Bytes on the wire.
+    pub const LEN: usize = 52;
+
+    /// Returns the bytes for the wire.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[4..20].copy_from_slice(&self.salt);
+        bytes[20..].copy_from_slice(&self.key);
+        bytes
+    }
+
+    /// Reads the bytes from the wire; `None` where their number is wrong.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (generation, rest) = bytes.split_first_chunk::<4>()?;
+        let (salt, key) = rest.split_first_chunk::<16>()?;
+        Some(Self {
+            generation: u32::from_le_bytes(*generation),
+            salt: *salt,
+            key: key.try_into().ok()?,
+        })
+    }
+}
+
+impl std::fmt::Debug for PackKeyBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "PackKeyBytes(generation {}, key hidden)",
+            self.generation
+        )
     }
 }
 
@@ -115,6 +164,19 @@ mod tests {
             }
         );
         assert_eq!(split(&stream[11..]).unwrap().unwrap().tag, Tag::End);
+    }
+
+    #[test]
+    fn pack_keys_are_read_back() {
+        let key = PackKeyBytes {
+            generation: 3,
+            salt: [7; 16],
+            key: [9; 32],
+        };
+        assert_eq!(PackKeyBytes::decode(&key.encode()), Some(key));
+        for len in [0, 51, 53] {
+            assert_eq!(PackKeyBytes::decode(&vec![0; len]), None);
+        }
     }
 
     #[test]
