@@ -142,7 +142,7 @@ pub enum Work {
     /// Make a recovery point.
     Backup(BackupWork),
     /// Bring one back.
-    Restore(RestoreWork),
+    Restore(Box<RestoreWork>),
 }
 
 /// A backup as asked for.
@@ -167,8 +167,8 @@ pub struct BackupWork {
 pub struct RestoreWork {
     /// The wish.
     pub wish: RestoreWish,
-    /// Name of the VM in the point, for messages.
-    pub vm_name: String,
+    /// The recovery point: what the plan is made from, before any data is asked for.
+    pub point: Box<RecoveryPoint>,
 }
 
 /// What the host has.
