@@ -1,0 +1,160 @@
+//! A job's life on the agent: its lease, its steps, its figures, and how it may be stopped.
+//!
+//! [`JobContext`] is shared by everything that works for one job. A reporter task sends what is new and thereby renews
+//! the lease; where that fails for [`jobs::rules`]' 40 seconds of boot time, or the server says so, the job is stopped:
+//! [`JobContext::check`] fails from then on, and everything long looks at [`JobContext::stop_flag`].
+
+mod error;
+mod report;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::agent_v1::{Assignment, Event, EventKind, Figures, Progress};
+use api_client::Agent;
+use model::{Fence, JobId, MIB};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+pub(crate) use error::{JobError, Stop};
+pub(crate) use report::report_until;
+
+use crate::clock;
+
+/// One job, as everything that works for it sees it.
+#[derive(Debug)]
+pub(crate) struct JobContext {
+    /// The server.
+    pub(crate) server: Agent,
+    /// The job.
+    pub(crate) job: JobId,
+    /// Its fence.
+    pub(crate) fence: Fence,
+    state: Mutex<Pending>,
+    changed: Notify,
+    stopped: Arc<AtomicBool>,
+    /// Bytes done of the running step; updated from worker threads without a lock.
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    events: Vec<Event>,
+    last_number: u64,
+    figures: Figures,
+    stop: Option<Stop>,
+}
+
+impl JobContext {
+    pub(crate) fn new(server: Agent, assignment: &Assignment) -> Self {
+        Self {
+            server,
+            job: assignment.job,
+            fence: assignment.fence,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            stopped: Arc::default(),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns the flag that long work looks at; it is set once the job must stop.
+    pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopped)
+    }
+
+    /// Fails once the job must stop. Called before each step that cannot be taken back.
+    pub(crate) fn check(&self) -> Result<(), JobError> {
+        match self.pending().stop {
+            None => Ok(()),
+            Some(stop) => Err(JobError::Stopped(stop)),
+        }
+    }
+
+    /// Stops the job; the first reason counts.
+    pub(crate) fn stop(&self, stop: Stop) {
+        self.pending().stop.get_or_insert(stop);
+        self.stopped.store(true, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
+
+    /// Runs a step: its start, its end and its figures go into the job's log.
+    pub(crate) async fn step<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<(T, String), JobError>>,
+    ) -> Result<T, JobError> {
+        self.check()?;
+        self.set_progress(0, 0);
+        self.event(EventKind::StepStarted { step: name.to_owned() });
+        match work.await {
+            Ok((value, detail)) => {
+                info!(job.id = %self.job, "step {name}: {detail}");
+                self.event(EventKind::StepDone { step: name.to_owned(), detail });
+                Ok(value)
+            }
+            Err(error) => {
+                // A stop makes whatever was running fail in its own way: the stop is the reason.
+                let error = self.check().err().unwrap_or(error);
+                warn!(job.id = %self.job, "step {name} failed: {error}");
+                self.event(EventKind::StepFailed { step: name.to_owned(), detail: error.to_string() });
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a line to the job's log.
+    pub(crate) fn note(&self, text: impl Into<String>) {
+        let text = text.into();
+        info!(job.id = %self.job, "{text}");
+        self.event(EventKind::Note { text });
+    }
+
+    /// Adds a warning: the result will be usable, but this was not honoured.
+    pub(crate) fn warning(&self, text: impl Into<String>) {
+        let text = text.into();
+        warn!(job.id = %self.job, "{text}");
+        self.event(EventKind::Warning { text });
+    }
+
+    /// Sets the progress of the running step.
+    pub(crate) fn set_progress(&self, done: u64, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.done.store(done, Ordering::Relaxed);
+    }
+
+    /// Adds to the progress of the running step.
+    pub(crate) fn add_progress(&self, bytes: u64) {
+        let before = self.done.fetch_add(bytes, Ordering::Relaxed);
+        if before / (64 * MIB) != (before + bytes) / (64 * MIB) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Changes the figures.
+    pub(crate) fn figures(&self, change: impl FnOnce(&mut Figures)) -> Figures {
+        let mut pending = self.pending();
+        change(&mut pending.figures);
+        pending.figures
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { bytes_done: self.done.load(Ordering::Relaxed), bytes_total: self.total.load(Ordering::Relaxed) }
+    }
+
+    fn event(&self, what: EventKind) {
+        let mut pending = self.pending();
+        pending.last_number += 1;
+        let number = pending.last_number;
+        pending.events.push(Event { number, at: clock::now(), what });
+        drop(pending);
+        self.changed.notify_one();
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
+        // What is behind the lock is changed in single steps, so it holds after a panic elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

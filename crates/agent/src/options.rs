@@ -1,0 +1,44 @@
+//! What an agent is told at start.
+
+use std::path::PathBuf;
+
+use plan::restore::ReservePolicy;
+
+/// How to enrol.
+#[derive(Clone, Debug)]
+pub struct EnrollOptions {
+    /// The agent's data folder; made where it is missing.
+    pub data_dir: PathBuf,
+    /// The server's address for people, such as `https://backup.example:8443`.
+    pub server: String,
+    /// The enrolment token.
+    pub token: String,
+}
+
+/// How to reach the host.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// `http://HOST:5985/wsman` or `https://HOST:5986/wsman`; the path may be left out.
+    pub url: String,
+    /// User name; `None` where the host asks for none.
+    pub user: Option<String>,
+    /// File with the password; its first line counts.
+    pub password_file: Option<PathBuf>,
+    /// CA file or SHA-256 fingerprint of the host's certificate; `None` trusts the system's store.
+    pub ca: Option<String>,
+    /// Host path prefixes and the local folders that hold them, such as `C:\` and `/mnt/hv01/c`.
+    pub path_map: Vec<(String, PathBuf)>,
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The agent's data folder, enrolled before.
+    pub data_dir: PathBuf,
+    /// The host.
+    pub host: HostOptions,
+    /// What a restore leaves free on a volume.
+    pub reserve: ReservePolicy,
+    /// Most jobs at once.
+    pub slots: u32,
+}
