@@ -175,7 +175,7 @@ mod tests {
                     at += usize::from(cells) * CELL_BYTES;
                     match (cuts.last_mut(), cut) {
                         (Some(RegionCut::Hole { cells: last }), RegionCut::Hole { cells }) => {
-                            *last += cells
+                            *last += cells;
                         }
                         _ => cuts.push(cut),
                     }

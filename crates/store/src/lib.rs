@@ -1,11 +1,11 @@
 //! Chunks, packs, image trees and recovery point objects: the format of the vault.
 //!
 //! A sync core without I/O of its own: it takes bytes and gives bytes. Objects are read and written through
-//! [`Objects`].
+//! [`Objects`], tree nodes through [`NodeSource`] and [`NodeSink`]; the edges implement them.
 //!
 //! The way of a byte: [`Cutter`] makes chunks of cells, [`SessionKeys`] name them, [`Encoder`] compresses them,
-//! [`PackWriter`] seals them, a `Leaf` says where they lie in a region, `TreeBuilder` join
-//! leaves to an image tree, a recovery point names the trees. And back: `Tree`, [`SealedEntry::open`].
+//! [`PackWriter`] seals them, a [`Leaf`] says where they lie in a region, [`TreeBuilder`] and [`Tree::edit`] join
+//! leaves to an image tree, a recovery point names the trees. And back: [`Tree::resolve`], [`SealedEntry::open`].
 //!
 //! Invariants:
 //! - Everything that touches disk has its layout in [`format`], opens with magic and version, and is authenticated.
@@ -24,6 +24,7 @@ mod keys;
 mod objects;
 mod pack;
 mod point;
+mod tree;
 
 pub use codec::{Decoder, Encoded, Encoder, Encoding};
 pub use cut::{Cutter, RegionCut, is_zero};
@@ -37,6 +38,11 @@ pub use pack::{
     SealedPack, check_pack,
 };
 pub use point::{PointError, PointObject, VoidRecord, open_point, point_id, seal_point, seal_void};
+pub use tree::{
+    BaseLeaf, ChunkRef, ChunkSlice, ChunkUse, DeltaLeaf, EditedLeaf, ImageRun, Inner, Leaf,
+    LeafBuilder, NewNode, Node, NodeSink, NodeSource, Override, Resolve, Run, RunSource, Tree,
+    TreeBuilder, TreeRoot, TreeShape, TreeVisitor,
+};
 
 use model::{CELL, KIB, MIB};
 

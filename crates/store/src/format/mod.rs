@@ -12,6 +12,7 @@
 
 mod cursor;
 pub mod keys;
+pub mod node;
 pub mod pack;
 pub mod point;
 pub mod vault;
