@@ -1,0 +1,259 @@
+//! `reprise restore start`.
+
+use std::collections::BTreeMap;
+
+use api::v1::{Job, Jobs, RestoreRequest};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::backup::WaitArgs;
+use super::job;
+use crate::connection::ConnectionArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::values;
+
+/// Arguments of `restore`.
+#[derive(Args, Debug)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Bring VMs, or disks of a VM, back from a recovery point
+    #[command(after_help = "Examples:\n  \
+        reprise restore start web01 --wait\n  \
+        reprise restore start web01 --to HV02 --folder 'D:\\Restored' --name web01-test --network LAN=Lab --power on\n  \
+        reprise restore start web01 --disk data.vhdx --folder 'D:\\Restored' --wait")]
+    Start(Box<StartArgs>),
+}
+
+#[derive(Args, Debug)]
+struct StartArgs {
+    /// Names or ids, also of VMs that no longer exist
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+    /// Recovery point by id, or latest
+    #[arg(long, value_name = "POINT", default_value = "latest")]
+    point: String,
+    /// Only this disk, by its id, path or file name, as a file in a folder; may be repeated
+    #[arg(long = "disk", value_name = "DISK")]
+    disks: Vec<String>,
+    /// Where to: the original location, or a host by name or id
+    #[arg(long, value_name = "original|HOST")]
+    to: Option<String>,
+    /// Folder on the host for all disks, or for one disk as DISK=PATH; may be repeated
+    #[arg(long = "folder", value_name = "PATH|DISK=PATH")]
+    folders: Vec<String>,
+    /// New name of the VM
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Connect what was on one switch to another, as FROM=TO; may be repeated
+    #[arg(long = "network", value_name = "FROM=TO", value_parser = values::pair)]
+    networks: Vec<(String, String)>,
+    /// Id of the VM [default: keep at the original location, new elsewhere]
+    #[arg(long, value_enum)]
+    id: Option<KeepOrNew>,
+    /// MAC addresses [default: keep at the original location, new elsewhere]
+    #[arg(long, value_enum)]
+    mac: Option<KeepOrNew>,
+    /// What the VM does afterwards [default: off]
+    #[arg(long, value_enum)]
+    power: Option<PowerName>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KeepOrNew {
+    /// As in the recovery point
+    Keep,
+    /// Made anew
+    New,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PowerName {
+    /// Stays off
+    Off,
+    /// Runs if it ran at backup time
+    AsBefore,
+    /// Is started
+    On,
+}
+
+/// Runs a verb.
+pub(crate) async fn run(out: Output, args: RestoreArgs) -> Result<Exit, Failure> {
+    let client = args.connection.open()?;
+    let Verb::Start(start) = args.verb;
+    let mut jobs: Vec<Job> = Vec::new();
+    for request in requests(&start)? {
+        let made: Jobs = client
+            .post("/restores", &request, Some(&super::new_key()))
+            .await?;
+        jobs.extend(made.jobs);
+    }
+    job::started(out, &client, jobs, start.wait).await
+}
+
+/// Makes one request for each VM.
+fn requests(args: &StartArgs) -> Result<Vec<RestoreRequest>, Failure> {
+    if args.vms.len() > 1 {
+        for (given, flag) in [
+            (args.name.is_some(), "--name"),
+            (!args.disks.is_empty(), "--disk"),
+            (args.point != "latest", "--point"),
+        ] {
+            if given {
+                return Err(Failure::usage(format!(
+                    "{flag} is about one VM, but {} were named",
+                    args.vms.len()
+                ))
+                .hint("restore them one by one"));
+            }
+        }
+    }
+    let mut folder = None;
+    let mut disk_folders = BTreeMap::new();
+    for text in &args.folders {
+        match disk_folder(text) {
+            Some((disk, path)) => {
+                disk_folders.insert(disk, path);
+            }
+            None if folder.is_none() => folder = Some(text.clone()),
+            None => {
+                return Err(Failure::usage("--folder was given twice for all disks")
+                    .hint("give it once, and as DISK=PATH for single disks"));
+            }
+        }
+    }
+    let keep_or_new = |choice: Option<KeepOrNew>| {
+        choice.map(|choice| {
+            match choice {
+                KeepOrNew::Keep => "keep",
+                KeepOrNew::New => "new",
+            }
+            .to_owned()
+        })
+    };
+    let power = args.power.map(|power| {
+        match power {
+            PowerName::Off => "off",
+            PowerName::AsBefore => "as-before",
+            PowerName::On => "on",
+        }
+        .to_owned()
+    });
+    Ok(args
+        .vms
+        .iter()
+        .map(|vm| RestoreRequest {
+            vm: vm.clone(),
+            point: Some(args.point.clone()),
+            disks: args.disks.clone(),
+            to: args.to.clone(),
+            folder: folder.clone(),
+            disk_folders: disk_folders.clone(),
+            name: args.name.clone(),
+            networks: args.networks.iter().cloned().collect(),
+            id: keep_or_new(args.id),
+            mac: keep_or_new(args.mac),
+            power: power.clone(),
+        })
+        .collect())
+}
+
+/// Splits `DISK=PATH`. A Windows path may itself hold `=`, so the right side must be a path from its root.
+fn disk_folder(text: &str) -> Option<(String, String)> {
+    let (disk, path) = text.rsplit_once('=')?;
+    let mut chars = path.chars();
+    let drive = matches!(
+        (chars.next(), chars.next(), chars.next()),
+        (Some(letter), Some(':'), Some('\\' | '/')) if letter.is_ascii_alphabetic()
+    );
+    let rooted = drive || path.starts_with(r"\\");
+    (rooted && !disk.is_empty()).then(|| (disk.to_owned(), path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        start: StartArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<Vec<RestoreRequest>, Failure> {
+        let line = Line::try_parse_from(std::iter::once(&"start").chain(words)).unwrap();
+        requests(&line.start)
+    }
+
+    #[test]
+    fn folders_are_told_from_folders_of_disks() {
+        for (text, disk) in [
+            (r"D:\Restored", None),
+            (r"D:\a=b", None),
+            (r"data.vhdx=D:\Restored", Some("data.vhdx")),
+            (r"C:\VMs\a=b.vhdx=\\server\share", Some(r"C:\VMs\a=b.vhdx")),
+            (r"=D:\x", None),
+        ] {
+            assert_eq!(
+                disk_folder(text).map(|(disk, _)| disk).as_deref(),
+                disk,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_wish_is_passed_on_whole() {
+        let requests = parse(&[
+            "web01",
+            "--to",
+            "HV02",
+            "--folder",
+            r"D:\R",
+            "--folder",
+            r"data.vhdx=E:\R",
+            "--name",
+            "web02",
+            "--network",
+            "LAN=Lab",
+            "--id",
+            "new",
+            "--mac",
+            "keep",
+            "--power",
+            "as-before",
+            "--disk",
+            "data.vhdx",
+        ])
+        .unwrap();
+        let request = serde_json::to_value(&requests[0]).unwrap();
+        assert_eq!(
+            request,
+            serde_json::json!({
+                "vm": "web01", "point": "latest", "disks": ["data.vhdx"], "to": "HV02", "folder": r"D:\R",
+                "disk_folders": {"data.vhdx": r"E:\R"}, "name": "web02", "networks": {"LAN": "Lab"},
+                "id": "new", "mac": "keep", "power": "as-before",
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_about_one_vm_is_refused_for_several() {
+        assert_eq!(parse(&["a", "b"]).unwrap().len(), 2);
+        for words in [["a", "b", "--name", "x"], ["a", "b", "--disk", "x"]] {
+            assert_eq!(parse(&words).unwrap_err().exit, Exit::Usage);
+        }
+        assert!(parse(&["a", "--folder", r"C:\x", "--folder", r"C:\y"]).is_err());
+    }
+}

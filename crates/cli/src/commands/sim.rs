@@ -1,0 +1,139 @@
+//! `reprise sim init|run|ctl`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use hyperv_sim::{Credentials, InitOptions, RunOptions, VolumeSpec};
+
+use super::sim_ctl::CtlArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::process;
+use crate::values;
+use crate::view::View;
+
+/// Arguments of `sim`.
+#[derive(Args, Debug)]
+pub(crate) struct SimArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Make a simulated host in a folder
+    #[command(
+        after_help = "Example:\n  reprise sim init --dir hv01 --name HV01 --volume C=64GiB --volume D=200GiB"
+    )]
+    Init(InitArgs),
+    /// Serve a simulated host until told to stop
+    #[command(after_help = "Example:\n  reprise sim run --dir hv01 --listen 127.0.0.1:5985")]
+    Run(RunArgs),
+    /// Change a simulated host, running or stopped, from outside
+    Ctl(CtlArgs),
+}
+
+#[derive(Args, Debug)]
+struct InitArgs {
+    /// Folder of the host; made where it does not exist
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Computer name
+    #[arg(long, value_name = "NAME", default_value = "HV01")]
+    name: String,
+    /// A volume and its capacity, such as C=64GiB; may be repeated [default: C=64GiB]
+    #[arg(long = "volume", value_name = "LETTER=SIZE", value_parser = volume)]
+    volumes: Vec<VolumeSpec>,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// Folder of the host, as made by `reprise sim init`
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Address of the WS-Management port; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5985")]
+    listen: SocketAddr,
+    /// Ask for this user name
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    user: Option<String>,
+    /// File that holds the password of --user; - reads standard input
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// File that gets the port number once the host answers
+    #[arg(long, value_name = "FILE")]
+    port_file: Option<PathBuf>,
+}
+
+/// Runs a verb.
+pub(crate) async fn run(out: Output, args: SimArgs) -> Result<Exit, Failure> {
+    match args.verb {
+        Verb::Init(args) => {
+            let options = InitOptions {
+                dir: args.dir.clone(),
+                name: args.name.clone(),
+                volumes: args.volumes,
+            };
+            let id = hyperv_sim::init(&options)?;
+            let value = serde_json::json!({ "id": id, "name": args.name, "dir": args.dir });
+            out.show(&value, |_| {
+                View::Text(format!(
+                    "the simulated host {} is in {dir}\nserve it with: reprise sim run --dir {dir}",
+                    args.name,
+                    dir = args.dir.display()
+                ))
+            })?;
+            Ok(Exit::Ok)
+        }
+        Verb::Run(args) => {
+            let credentials = match args.user {
+                None => None,
+                Some(user) => Some(Credentials {
+                    user,
+                    password: values::secret(args.password_file.as_deref(), "password")?,
+                }),
+            };
+            let options = RunOptions {
+                dir: args.dir,
+                listen: args.listen,
+                credentials,
+                port_file: args.port_file,
+            };
+            hyperv_sim::run(options, process::asked_to_end()).await?;
+            Ok(Exit::Ok)
+        }
+        Verb::Ctl(args) => super::sim_ctl::run(out, args).await,
+    }
+}
+
+fn volume(text: &str) -> Result<VolumeSpec, String> {
+    let wrong =
+        || format!("{text:?} is not a volume; write a letter and a capacity, such as C=64GiB");
+    let (letter, capacity) = text.split_once('=').ok_or_else(wrong)?;
+    let mut letters = letter.strip_suffix(':').unwrap_or(letter).chars();
+    match (letters.next(), letters.next()) {
+        (Some(letter), None) if letter.is_ascii_alphabetic() => Ok(VolumeSpec {
+            letter: letter.to_ascii_uppercase(),
+            capacity_bytes: values::size(capacity)?,
+        }),
+        (Some(_) | None, Some(_) | None) => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_a_letter_and_a_capacity() {
+        for text in ["C=64GiB", "c:=64GiB"] {
+            let spec = volume(text).unwrap();
+            assert_eq!((spec.letter, spec.capacity_bytes), ('C', 64 << 30));
+        }
+        for wrong in ["", "C", "=1GiB", "CD=1GiB", "C=1GB", "1=1GiB"] {
+            assert!(volume(wrong).is_err(), "{wrong}");
+        }
+    }
+}
