@@ -1,84 +1,15 @@
 //! A virtual disk: one file, or a chain of differencing disks read as one.
+//!
+//! A read asks each file from the leaf on where its bytes lie; the first that knows wins. Bytes that lie together in a file
+//! are read at once, into the caller's buffer.
 
-use std::sync::Arc;
-
-use crate::error::Error;
-use crate::info::{FileInfo, ParentLocator};
-use crate::io::ReadAt;
 use uuid::Uuid;
 
-/// The longest chain that is opened, leaf and root included.
-pub const MAX_CHAIN_DEPTH: usize = 256;
-
-/// One VHDX file, opened and checked; its log, if it was in use, replayed in memory.
-///
-/// The file itself is never changed. Make a [`Disk`] of it, alone or with its parents.
-#[derive(Debug)]
-pub struct Vhdx {
-    info: FileInfo,
-}
-
-impl Vhdx {
-    /// Opens `file` and checks it against every rule that reading relies on.
-    pub fn open(_file: impl ReadAt + 'static) -> Result<Self, Error> {
-        Err(Error::Parameters("not available yet"))
-    }
-
-    /// Returns what the file says about itself.
-    #[must_use]
-    pub fn info(&self) -> &FileInfo {
-        &self.info
-    }
-}
-
-/// Finds and opens the parents of a chain.
-///
-/// A *location* is whatever the resolver likes to name a file by: a path, an index. It also names the file in errors.
-pub trait ParentResolver {
-    /// Returns where the parent of the disk at `child` may be, best first.
-    fn locate(&self, child: &str, locator: &ParentLocator) -> Vec<String>;
-
-    /// Opens the file at a location; `NotFound` moves on to the next one.
-    fn open(&self, location: &str) -> std::io::Result<Arc<dyn ReadAt>>;
-}
-
-/// A leaf and its parents, each checked to be the one its child was made from.
-#[derive(Debug)]
-pub struct Chain {
-    layers: Vec<Vhdx>,
-}
-
-impl Chain {
-    /// Opens `leaf`, which lies at `location`, and all its parents through `resolver`.
-    ///
-    /// A candidate whose identity does not match is passed over for the next one.
-    pub fn open(
-        _leaf: impl ReadAt + 'static,
-        _location: &str,
-        _resolver: &dyn ParentResolver,
-    ) -> Result<Self, Error> {
-        Err(Error::Parameters("not available yet"))
-    }
-
-    /// Puts together a chain of files already opened, leaf first.
-    pub fn from_layers(layers: Vec<Vhdx>) -> Result<Self, Error> {
-        Ok(Self { layers })
-    }
-
-    /// Returns the files, leaf first.
-    #[must_use]
-    pub fn layers(&self) -> &[Vhdx] {
-        &self.layers
-    }
-
-    /// Returns the chain as one disk.
-    #[must_use]
-    pub fn into_disk(self) -> Disk {
-        Disk {
-            layers: self.layers,
-        }
-    }
-}
+use crate::chain::Chain;
+use crate::error::Error;
+use crate::info::{DiskKind, FileInfo};
+use crate::io::ReadAt;
+use crate::layer::{Found, Vhdx};
 
 /// What a range of a virtual disk holds.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -103,7 +34,40 @@ pub struct Extent {
 /// A virtual disk that can be read, by many threads at once.
 #[derive(Debug)]
 pub struct Disk {
+    /// Leaf first, at least one.
     layers: Vec<Vhdx>,
+}
+
+/// Where a byte of a chain lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    File { layer: usize, at: u64 },
+    Zero,
+}
+
+impl Place {
+    /// Returns the place `by` bytes on, if it is of one run with this one.
+    fn plus(self, by: u64) -> Self {
+        match self {
+            Self::File { layer, at } => Self::File { layer, at: at + by },
+            Self::Zero => Self::Zero,
+        }
+    }
+
+    fn kind(self) -> ExtentKind {
+        match self {
+            Self::File { .. } => ExtentKind::Data,
+            Self::Zero => ExtentKind::Zero,
+        }
+    }
+}
+
+impl From<Chain> for Disk {
+    fn from(chain: Chain) -> Self {
+        Self {
+            layers: chain.into_layers(),
+        }
+    }
 }
 
 impl Disk {
@@ -115,7 +79,13 @@ impl Disk {
     /// Returns what the leaf says about itself.
     #[must_use]
     pub fn info(&self) -> &FileInfo {
-        &self.layers[0].info
+        self.layers[0].info()
+    }
+
+    /// Returns the files, leaf first.
+    #[must_use]
+    pub fn layers(&self) -> &[Vhdx] {
+        &self.layers
     }
 
     /// Returns the size of the virtual disk in bytes.
@@ -151,36 +121,174 @@ impl Disk {
     /// Returns whether the leaf is a fixed disk.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
-        self.info().kind == crate::info::DiskKind::Fixed
+        self.info().kind == DiskKind::Fixed
     }
 
     /// Fills `buf` with the bytes of the disk from `offset`: one read per run that lies together in a file.
-    pub fn read_at(&self, _buf: &mut [u8], _offset: u64) -> Result<(), Error> {
-        Err(Error::Parameters("not available yet"))
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.check_range(offset, buf.len() as u64)?;
+        let mut runs = self.runs(offset, buf.len() as u64);
+        let mut rest = buf;
+        while let Some(run) = runs.next_run(|place, run| place.plus(run)) {
+            let (place, len) = run?;
+            let (part, tail) = rest.split_at_mut(crate::format::index(len));
+            rest = tail;
+            match place {
+                Place::Zero => part.fill(0),
+                Place::File { layer, at } => {
+                    self.layers[layer].backing().read(part, at, "a block")?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns what the range holds, in order, without gap, neighbours of one kind joined; from the block tables only.
+    ///
+    /// What lies beyond the end of the disk is left out.
     #[must_use]
-    pub fn extents(&self, _offset: u64, _len: u64) -> Extents<'_> {
-        Extents { _disk: self }
+    pub fn extents(&self, offset: u64, len: u64) -> Extents<'_> {
+        let offset = offset.min(self.size());
+        Extents {
+            offset,
+            runs: self.runs(offset, len.min(self.size() - offset)),
+        }
     }
 
     /// Returns how many bytes of the disk lie in files (the sum of its data extents).
     pub fn allocated_bytes(&self) -> Result<u64, Error> {
-        Err(Error::Parameters("not available yet"))
+        let mut sum = 0;
+        for extent in self.extents(0, self.size()) {
+            let extent = extent?;
+            if extent.kind == ExtentKind::Data {
+                sum += extent.len;
+            }
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn from_layers_unchecked(layers: Vec<Vhdx>) -> Self {
+        Self { layers }
+    }
+
+    pub(crate) fn check_range(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let size = self.size();
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            Some(_) | None => Err(Error::OutOfRange { offset, len, size }),
+        }
+    }
+
+    fn runs(&self, offset: u64, len: u64) -> Runs<'_> {
+        Runs {
+            disk: self,
+            offset,
+            end: offset + len,
+            ahead: None,
+        }
+    }
+
+    /// Returns where the byte at `offset` lies, and for how many of the `len` bytes from there that goes on.
+    fn find(&self, offset: u64, mut len: u64) -> Result<(Place, u64), Error> {
+        for (layer, vhdx) in self.layers.iter().enumerate() {
+            // A child may be larger than its parent: zeros beyond.
+            let size = vhdx.geometry().size();
+            if offset >= size {
+                return Ok((Place::Zero, len));
+            }
+            let (found, run) = vhdx.find(offset, len.min(size - offset))?;
+            len = run;
+            match found {
+                Found::File(at) => return Ok((Place::File { layer, at }, len)),
+                Found::Zero => return Ok((Place::Zero, len)),
+                Found::Parent => {}
+            }
+        }
+        // Only a layer opened without its parents for a merge gets here, which never reads through it.
+        Err(Error::ParentNeeded)
+    }
+}
+
+/// The runs of a range: where its bytes lie, neighbours joined as far as the caller wants them.
+#[derive(Debug)]
+struct Runs<'a> {
+    disk: &'a Disk,
+    offset: u64,
+    end: u64,
+    /// A run that was found already, but not joined to the one before.
+    ahead: Option<(Place, u64)>,
+}
+
+impl Runs<'_> {
+    /// Returns the next run; `expect` says where it would have to go on, `run` bytes in, to be the same run.
+    fn next_run(
+        &mut self,
+        expect: impl Fn(Place, u64) -> Place,
+    ) -> Option<Result<(Place, u64), Error>> {
+        self.next_joined(|first, run, next| expect(first, run) == next)
+    }
+
+    fn next_joined(
+        &mut self,
+        joins: impl Fn(Place, u64, Place) -> bool,
+    ) -> Option<Result<(Place, u64), Error>> {
+        if self.offset == self.end {
+            return None;
+        }
+        let first = match self.ahead.take() {
+            Some(run) => Ok(run),
+            None => self.disk.find(self.offset, self.end - self.offset),
+        };
+        let (place, mut len) = match first {
+            Ok(run) => run,
+            Err(err) => return self.fail(err),
+        };
+        while self.offset + len < self.end {
+            match self
+                .disk
+                .find(self.offset + len, self.end - self.offset - len)
+            {
+                Ok((next, more)) if joins(place, len, next) => len += more,
+                Ok(run) => {
+                    self.ahead = Some(run);
+                    break;
+                }
+                Err(err) => return self.fail(err),
+            }
+        }
+        self.offset += len;
+        Some(Ok((place, len)))
+    }
+
+    /// Ends the iteration with an error.
+    fn fail(&mut self, err: Error) -> Option<Result<(Place, u64), Error>> {
+        self.offset = self.end;
+        Some(Err(err))
     }
 }
 
 /// The extents of a range of a disk. See [`Disk::extents`].
 #[derive(Debug)]
 pub struct Extents<'a> {
-    _disk: &'a Disk,
+    offset: u64,
+    runs: Runs<'a>,
 }
 
 impl Iterator for Extents<'_> {
     type Item = Result<Extent, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        None
+        let run = self
+            .runs
+            .next_joined(|first, _, next| first.kind() == next.kind())?;
+        Some(run.map(|(place, len)| {
+            let extent = Extent {
+                offset: self.offset,
+                len,
+                kind: place.kind(),
+            };
+            self.offset += len;
+            extent
+        }))
     }
 }

@@ -206,7 +206,7 @@ rules! {
     HeaderVersion "header-version" "2.2.2" "the version of the format is not 1",
     LogVersion "log-version" "2.2.2" "the log is in use and its version is not 0",
     LogPlace "log-place" "2.2.2" "the log is not aligned to 1 MiB, lies in the header area or beyond the end of the file",
-    LogTooLong "log-too-long" "2.2.2" "the log in use is longer than 256 MiB",
+    LogTooLong "log-too-long" "2.2.2" "the log in use is longer than 64 MiB",
     LogNoSequence "log-no-sequence" "2.3.3" "the log is in use but holds no valid sequence of entries",
     LogFileTruncated "log-file-truncated" "2.3.3" "the file is shorter than the log says it was",
     RegionNoneValid "region-none-valid" "2.2.3" "neither region table is valid",

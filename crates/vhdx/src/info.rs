@@ -1,9 +1,12 @@
 //! What a single VHDX file says about itself, without its parents and without reading its block table.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::error::Error;
 use crate::io::ReadAt;
+use crate::layer::Structures;
 
 /// The three kinds of VHDX files.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -67,6 +70,6 @@ pub struct FileInfo {
 }
 
 /// Reads what `file` says about itself: headers, log (replayed in memory), regions and metadata, not the block table.
-pub fn inspect(_file: impl ReadAt + 'static) -> Result<FileInfo, Error> {
-    Err(Error::Parameters("not available yet"))
+pub fn inspect(file: impl ReadAt + 'static) -> Result<FileInfo, Error> {
+    Ok(Structures::read(Arc::new(file))?.info())
 }

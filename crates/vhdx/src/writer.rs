@@ -1,9 +1,10 @@
 //! Changing a file in place: metadata through the log, readers beside the writer.
 
-use crate::disk::{Disk, Vhdx};
+use crate::disk::Disk;
 use crate::error::Error;
 use crate::info::FileInfo;
 use crate::io::WriteAt;
+use crate::layer::Vhdx;
 use crate::params::ParentLink;
 use uuid::Uuid;
 

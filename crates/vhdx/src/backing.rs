@@ -1,0 +1,192 @@
+//! A file as it is once its log has been replayed, without touching it.
+//!
+//! A cleanly closed file is read directly. Otherwise the active log entries are laid over it: pages that they rewrite are
+//! read from the log, ranges that they zero read as zeros, and space the file must grow by reads as zeros.
+//! The overlay takes some 50 bytes per page in the log, whatever the file holds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::format::header::Header;
+use crate::format::log::{Change, Log, rebuild_page};
+use crate::format::{PAGE, PAGE_BYTES, index};
+use crate::io::ReadAt;
+
+/// A file read through its log.
+pub(crate) struct Backing {
+    file: Arc<dyn ReadAt>,
+    len: u64,
+    overlay: Option<Overlay>,
+}
+
+#[derive(Default)]
+struct Overlay {
+    /// Length of the file itself; what lies beyond reads as zeros.
+    file_len: u64,
+    /// Pages by their place in the file. A page lies over every zero range: those laid over it removed it.
+    pages: BTreeMap<u64, LoggedPage>,
+    /// Zero ranges: start to end, not overlapping.
+    zeros: BTreeMap<u64, u64>,
+}
+
+struct LoggedPage {
+    leading: [u8; 8],
+    trailing: [u8; 4],
+    sector: u64,
+}
+
+impl Backing {
+    /// Takes a file of `file_len` bytes whose current header is given, and replays its log in memory.
+    pub(crate) fn open(
+        file: Arc<dyn ReadAt>,
+        file_len: u64,
+        header: &Header,
+    ) -> Result<Self, Error> {
+        if !header.log_in_use() {
+            return Ok(Self {
+                file,
+                len: file_len,
+                overlay: None,
+            });
+        }
+        let mut overlay = Overlay {
+            file_len,
+            ..Overlay::default()
+        };
+        let log = Log::new(&*file, header)?;
+        let active = log.active(file_len)?;
+        let mut len = file_len.max(active.last_file_offset());
+        log.changes(&active, |change| {
+            len = len.max(overlay.apply(change));
+            Ok(())
+        })?;
+        Ok(Self {
+            file,
+            len,
+            overlay: Some(overlay),
+        })
+    }
+
+    /// Takes a file that needs no replay.
+    pub(crate) fn clean(file: Arc<dyn ReadAt>, len: u64) -> Self {
+        Self {
+            file,
+            len,
+            overlay: None,
+        }
+    }
+
+    /// Returns the length of the file, once replayed.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Fills `buf` from `offset`. Without an overlay this is one read of the file.
+    pub(crate) fn read(
+        &self,
+        buf: &mut [u8],
+        offset: u64,
+        what: &'static str,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Read {
+            what,
+            at: offset,
+            source,
+        };
+        match &self.overlay {
+            None => self.file.read_exact_at(buf, offset).map_err(failed),
+            Some(overlay) => {
+                if offset
+                    .checked_add(buf.len() as u64)
+                    .is_none_or(|end| end > self.len)
+                {
+                    return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                overlay.read(&*self.file, buf, offset).map_err(failed)
+            }
+        }
+    }
+}
+
+impl Overlay {
+    /// Lays a change over what is there; returns where it ends.
+    fn apply(&mut self, change: Change) -> u64 {
+        match change {
+            Change::Page {
+                at,
+                leading,
+                trailing,
+                sector,
+            } => {
+                self.pages.insert(
+                    at,
+                    LoggedPage {
+                        leading,
+                        trailing,
+                        sector,
+                    },
+                );
+                at + PAGE
+            }
+            Change::Zero { at, len } => {
+                let end = at + len;
+                let hidden: Vec<u64> = self.pages.range(at..end).map(|(page, _)| *page).collect();
+                for page in hidden {
+                    self.pages.remove(&page);
+                }
+                self.add_zeros(at, end);
+                end
+            }
+        }
+    }
+
+    /// Joins a zero range with those it touches.
+    fn add_zeros(&mut self, mut start: u64, mut end: u64) {
+        while let Some((&other, &other_end)) = self.zeros.range(..=end).next_back() {
+            if other_end < start {
+                break;
+            }
+            self.zeros.remove(&other);
+            start = start.min(other);
+            end = end.max(other_end);
+        }
+        if start < end {
+            self.zeros.insert(start, end);
+        }
+    }
+
+    fn read(&self, file: &dyn ReadAt, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let end = offset + buf.len() as u64;
+        let in_file = index(self.file_len.saturating_sub(offset).min(buf.len() as u64));
+        let (present, beyond) = buf.split_at_mut(in_file);
+        file.read_exact_at(present, offset)?;
+        beyond.fill(0);
+        for (&start, &stop) in self
+            .zeros
+            .range(..end)
+            .rev()
+            .take_while(|(_, stop)| **stop > offset)
+        {
+            buf[index(start.max(offset) - offset)..index(stop.min(end) - offset)].fill(0);
+        }
+        for (&at, logged) in self.pages.range(offset.saturating_sub(PAGE - 1)..end) {
+            let mut page = [0; PAGE_BYTES];
+            file.read_exact_at(&mut page, logged.sector)?;
+            rebuild_page(&mut page, logged.leading, logged.trailing);
+            let (from, to) = (at.max(offset), (at + PAGE).min(end));
+            buf[index(from - offset)..index(to - offset)]
+                .copy_from_slice(&page[index(from - at)..index(to - at)]);
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Backing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backing")
+            .field("len", &self.len)
+            .field("replayed", &self.overlay.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! The block table of an open file: packed in memory, or read page by page where it is very long.
+//!
+//! Kept in memory an entry takes 4 bytes and is read without a lock. A writer replaces entries one by one; a reader sees the
+//! old or the new one.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::backing::Backing;
+use crate::error::{Error, Rule};
+use crate::format::bat::{
+    BlockEntry, Checker, Geometry, PAGE_ENTRIES, bitmap_raw, pack, parse_bitmap, unpack,
+};
+use crate::format::region::Region;
+use crate::format::{PAGE, PAGE_BYTES, Page, index, put, u64_at};
+use crate::pages::Pages;
+use crate::space::SpaceMap;
+
+/// Tables of more entries are not kept in memory: 32 MiB, 8 TiB in blocks of 1 MiB.
+const KEPT_ENTRIES: u64 = 1 << 23;
+
+/// Bytes read at a time while a table is checked.
+const CHECK_BYTES: u64 = 1 << 20;
+
+const WHAT: &str = "the block table";
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    geometry: Geometry,
+    at: u64,
+    entries: Entries,
+}
+
+#[derive(Debug)]
+enum Entries {
+    Kept(Vec<AtomicU32>),
+    Paged,
+}
+
+/// How a table is to be kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Keep {
+    /// In memory if it is not too long.
+    Bounded,
+    /// In memory, whatever its length: a writer needs it.
+    Always,
+}
+
+impl Table {
+    /// Reads the table once from end to end and checks every entry, claiming the space of blocks in `space`.
+    pub(crate) fn open(
+        file: &Backing,
+        region: Region,
+        geometry: Geometry,
+        space: &mut SpaceMap,
+        keep: Keep,
+    ) -> Result<Self, Error> {
+        let count = geometry.entries();
+        if region.length < geometry.region_len() {
+            return Err(Error::format(
+                Rule::BatTooShort,
+                region.offset,
+                region.length,
+            ));
+        }
+        let kept = keep == Keep::Always || count <= KEPT_ENTRIES;
+        let mut entries = Vec::new();
+        let mut checker = Checker::new(geometry, region.offset, file.len(), space);
+        let mut buf = vec![0; index(CHECK_BYTES.min(count.next_multiple_of(PAGE_ENTRIES) * 8))];
+        let mut entry = 0;
+        while entry < count {
+            let part = &mut buf[..index(CHECK_BYTES.min((count - entry) * 8))];
+            file.read(part, region.offset + entry * 8, WHAT)?;
+            for raw in part.chunks_exact(8) {
+                let checked = checker.check(entry, u64_at(raw, 0))?;
+                if kept {
+                    // The checker refused places beyond what can be packed.
+                    let packed =
+                        pack(checked).ok_or_else(|| beyond(region.offset + entry * 8, checked))?;
+                    entries.push(AtomicU32::new(packed));
+                }
+                entry += 1;
+            }
+        }
+        let entries = if kept {
+            Entries::Kept(entries)
+        } else {
+            Entries::Paged
+        };
+        Ok(Self {
+            geometry,
+            at: region.offset,
+            entries,
+        })
+    }
+
+    /// Returns the entry of a block.
+    pub(crate) fn block(
+        &self,
+        file: &Backing,
+        pages: &Pages,
+        block: u64,
+    ) -> Result<BlockEntry, Error> {
+        let entry = self.geometry.block_entry(block);
+        let raw = self.raw(file, pages, entry)?;
+        BlockEntry::parse(raw)
+            .ok_or_else(|| Error::format(Rule::BlockState, self.at + entry * 8, raw))
+    }
+
+    /// Returns where the bitmap block of a group lies, if it is present.
+    pub(crate) fn bitmap(
+        &self,
+        file: &Backing,
+        pages: &Pages,
+        group: u64,
+    ) -> Result<Option<u64>, Error> {
+        let entry = self.geometry.bitmap_entry(group);
+        let raw = self.raw(file, pages, entry)?;
+        parse_bitmap(raw).ok_or_else(|| Error::format(Rule::BitmapState, self.at + entry * 8, raw))
+    }
+
+    fn raw(&self, file: &Backing, pages: &Pages, entry: u64) -> Result<u64, Error> {
+        match &self.entries {
+            Entries::Kept(entries) => Ok(unpack(entries[index(entry)].load(Ordering::Acquire))),
+            Entries::Paged => {
+                let page = pages.get(file, self.at + entry * 8 / PAGE * PAGE, WHAT)?;
+                Ok(u64_at(&page[..], index(entry * 8 % PAGE)))
+            }
+        }
+    }
+
+    /// Replaces the entry of a block and returns the page of the table it lies on.
+    pub(crate) fn set_block(&self, block: u64, value: BlockEntry) -> Result<u64, Error> {
+        self.set(self.geometry.block_entry(block), value.raw())
+    }
+
+    /// Gives a group its bitmap block and returns the page of the table its entry lies on.
+    pub(crate) fn set_bitmap(&self, group: u64, place: u64) -> Result<u64, Error> {
+        self.set(self.geometry.bitmap_entry(group), bitmap_raw(place))
+    }
+
+    fn set(&self, entry: u64, raw: u64) -> Result<u64, Error> {
+        let Entries::Kept(entries) = &self.entries else {
+            return Err(Error::Parameters(
+                "the block table of a file open for writing is kept in memory",
+            ));
+        };
+        let at = self.at + entry * 8;
+        let packed = pack(raw).ok_or_else(|| beyond(at, raw))?;
+        entries[index(entry)].store(packed, Ordering::Release);
+        Ok(at / PAGE * PAGE)
+    }
+
+    /// Returns the page at file offset `at` as the entries in memory make it.
+    pub(crate) fn page(&self, at: u64) -> Page {
+        let mut page = [0; PAGE_BYTES];
+        if let Entries::Kept(entries) = &self.entries {
+            let first = (at - self.at) / 8;
+            let last = (first + PAGE_ENTRIES).min(entries.len() as u64);
+            for (slot, entry) in entries[index(first)..index(last)].iter().enumerate() {
+                put(
+                    &mut page,
+                    slot * 8,
+                    &unpack(entry.load(Ordering::Acquire)).to_le_bytes(),
+                );
+            }
+        }
+        page
+    }
+}
+
+fn beyond(at: u64, raw: u64) -> Error {
+    Error::format(Rule::BlockPlace, at, raw)
+}

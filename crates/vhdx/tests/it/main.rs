@@ -1,0 +1,12 @@
+//! The crate through its public API, against other implementations, a plain model, and bytes nobody should write.
+
+#[cfg(test)]
+mod chains;
+#[cfg(test)]
+mod judges;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod support;
