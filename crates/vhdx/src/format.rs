@@ -71,8 +71,3 @@ pub(crate) fn checksum(bytes: &[u8]) -> u32 {
 pub(crate) fn index(value: u64) -> usize {
     usize::try_from(value).expect("bounded by the caller to what fits memory")
 }
-
-/// Rounds up to whole MiB; `None` on overflow.
-pub(crate) fn round_up_mib(value: u64) -> Option<u64> {
-    value.checked_next_multiple_of(MIB)
-}

@@ -1,7 +1,5 @@
 //! VHDX virtual disk files and differencing chains.
 
-#![expect(dead_code, reason = "used by the writer in place, which comes next")]
-
 mod backing;
 mod bulk;
 mod chain;

@@ -53,6 +53,19 @@ impl SpaceMap {
         runs
     }
 
+    /// Returns the first MiB from which on nothing is taken.
+    pub(crate) fn end(&self) -> u64 {
+        let Some(page) = self.pages.iter().rposition(Option::is_some) else {
+            return 0;
+        };
+        // A page is made only to take something of it.
+        let end = (page as u64 + 1) * PAGE_BITS;
+        (0..end)
+            .rev()
+            .find(|at| self.get_word(*at) >> (at % 64) & 1 == 1)
+            .map_or(0, |last| last + 1)
+    }
+
     fn word(&mut self, at: u64) -> &mut u64 {
         let (page, word) = place(at);
         if self.pages.len() <= page {

@@ -164,11 +164,6 @@ pub(crate) struct BlockEntry {
 }
 
 impl BlockEntry {
-    pub(crate) const NOT_PRESENT: Self = Self {
-        state: State::NotPresent,
-        place: 0,
-    };
-
     /// Reads a payload entry; `None` for the reserved states.
     pub(crate) fn parse(raw: u64) -> Option<Self> {
         let state = match raw & STATE_BITS {

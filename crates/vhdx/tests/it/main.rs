@@ -3,7 +3,13 @@
 #[cfg(test)]
 mod chains;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod judges;
+#[cfg(test)]
+mod merging;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

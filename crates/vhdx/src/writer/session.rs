@@ -1,0 +1,322 @@
+//! A file open for writing: its header, its log, and the order in which things reach the disk.
+//!
+//! Commit of a set of changed metadata pages: payload durable -> log entry durable -> (first time: both headers name the log)
+//! -> pages to their places. The next commit begins by making those places durable, so one entry at a time is needed; it is
+//! its own tail. The entry before stays untouched until the new one is durable, so the log always holds a valid sequence.
+//!
+//! The first entry is written before the headers name the log: no moment exists in which a header names an empty log.
+//!
+//! After any failed write or flush nothing more is written: what reached the disk is unknown.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Durability;
+use crate::backing::Backing;
+use crate::error::{Error, Rule};
+use crate::format::header::{self, CurrentHeader, HEADER_AT, Header};
+use crate::format::log::{Change, EntryHead, Log, encode, entry_len, rebuild_page};
+use crate::format::region::Region;
+use crate::format::{MIB, PAGE_BYTES, Page, index};
+use crate::io::{ReadAt, WriteAt};
+use crate::layer::Structures;
+
+/// Pages in one entry at most: two such entries fit the smallest log, of 1 MiB.
+pub(super) const COMMIT_PAGES: usize = 120;
+
+/// Zeros written at a time.
+const ZEROS_BYTES: u64 = MIB;
+
+pub(crate) struct Session {
+    file: Arc<dyn WriteAt>,
+    durability: Durability,
+    header: Header,
+    slot: usize,
+    log: Region,
+    /// The log's id while this session lasts.
+    log_guid: Uuid,
+    /// Where the next entry goes, from the start of the log.
+    head: u64,
+    sequence: u64,
+    /// Length of the file.
+    file_len: u64,
+    /// `FileWriteGuid` was renewed.
+    began: bool,
+    /// `DataWriteGuid` was renewed.
+    visible: bool,
+    /// The `DataWriteGuid` to take instead of a random one.
+    identity: Option<Uuid>,
+    poisoned: bool,
+}
+
+impl Session {
+    /// Reads the structures of a file and replays its log in place if it was not closed cleanly.
+    pub(crate) fn open(
+        file: Arc<dyn WriteAt>,
+        durability: Durability,
+    ) -> Result<(Self, Structures), Error> {
+        let file_len = file.len().map_err(|source| Error::Read {
+            what: "the length",
+            at: 0,
+            source,
+        })?;
+        let CurrentHeader { header, slot } = header::read_current(&*file, file_len)?;
+        let log = Region {
+            offset: header.log_offset,
+            length: u64::from(header.log_length),
+        };
+        if log.length == 0 {
+            return Err(Error::format(
+                Rule::LogPlace,
+                HEADER_AT[slot] + 68,
+                log.length,
+            ));
+        }
+        let mut session = Self {
+            file,
+            durability,
+            header,
+            slot,
+            log,
+            log_guid: Uuid::new_v4(),
+            head: 0,
+            sequence: 1,
+            file_len,
+            began: false,
+            visible: false,
+            identity: None,
+            poisoned: false,
+        };
+        if session.header.log_in_use() {
+            session.replay()?;
+        }
+        let current = CurrentHeader {
+            header: session.header.clone(),
+            slot: session.slot,
+        };
+        let backing = Backing::clean(session.file(), session.file_len);
+        let structures = Structures::from_backing(backing, current, session.file_len)?;
+        Ok((session, structures))
+    }
+
+    /// Applies the active log entries to the file. Stopped half-way, it is simply done again.
+    fn replay(&mut self) -> Result<(), Error> {
+        let file = Arc::clone(&self.file);
+        let log = Log::new(&file, &self.header)?;
+        let active = log.active(self.file_len)?;
+        self.begin(false)?;
+        log.changes(&active, |change| match change {
+            Change::Page {
+                at,
+                leading,
+                trailing,
+                sector,
+            } => {
+                let mut page = [0; PAGE_BYTES];
+                let read = file.read_exact_at(&mut page, sector);
+                read.map_err(|source| Error::Read {
+                    what: "the log",
+                    at: sector,
+                    source,
+                })?;
+                rebuild_page(&mut page, leading, trailing);
+                self.write(&page, at, "a replayed page")
+            }
+            Change::Zero { at, len } => {
+                let in_file = len.min(self.file_len.saturating_sub(at));
+                self.zero(at, in_file)?;
+                self.grow(at + len)
+            }
+        })?;
+        self.grow(active.last_file_offset())?;
+        self.header.log_guid = Uuid::nil();
+        self.put_header()?;
+        self.put_header()
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub(crate) fn file(&self) -> Arc<dyn ReadAt> {
+        Arc::clone(&self.file) as Arc<dyn ReadAt>
+    }
+
+    pub(crate) fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// Gives the disk this `DataWriteGuid` at the first change, instead of a random one.
+    pub(crate) fn set_identity(&mut self, identity: Uuid) {
+        self.identity = Some(identity);
+    }
+
+    /// Must come before any change of the file; `visible` if a reader of the disk could see it.
+    pub(crate) fn begin(&mut self, visible: bool) -> Result<(), Error> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        if self.began && (self.visible || !visible) {
+            return Ok(());
+        }
+        if !self.began {
+            self.header.file_write_guid = Uuid::new_v4();
+        }
+        if visible {
+            self.header.data_write_guid = self.identity.unwrap_or_else(Uuid::new_v4);
+        }
+        self.put_header()?;
+        self.began = true;
+        self.visible |= visible;
+        Ok(())
+    }
+
+    /// Makes earlier writes durable, then writes the header into the slot that is not current, and makes that durable.
+    fn put_header(&mut self) -> Result<(), Error> {
+        self.sync()?;
+        self.header.sequence += 1;
+        self.slot = 1 - self.slot;
+        let bytes = self.header.encode();
+        self.write(&bytes, HEADER_AT[self.slot], "a header")?;
+        self.sync()
+    }
+
+    /// Makes the pages, named by their place in the file, durable as one change: all of them or none.
+    pub(crate) fn commit(&mut self, pages: &[(u64, Arc<Page>)]) -> Result<(), Error> {
+        if pages.len() > COMMIT_PAGES {
+            return Err(Error::Parameters(
+                "a change of metadata is too large for the log",
+            ));
+        }
+        self.begin(false)?;
+        self.sync()?;
+        let by_place: Vec<(u64, &Page)> = pages.iter().map(|(at, page)| (*at, &**page)).collect();
+        let head = EntryHead {
+            tail: u32::try_from(self.head).expect("the log is shorter than 4 GiB"),
+            sequence: self.sequence,
+            guid: self.log_guid,
+            file_len: self.file_len,
+        };
+        let entry = encode(&head, &by_place);
+        let before_end = index((self.log.length - self.head).min(entry.len() as u64));
+        self.write(&entry[..before_end], self.log.offset + self.head, "the log")?;
+        if before_end < entry.len() {
+            self.write(&entry[before_end..], self.log.offset, "the log")?;
+        }
+        self.sync()?;
+        self.head = (self.head + entry_len(pages.len())) % self.log.length;
+        self.sequence += 1;
+        if !self.header.log_in_use() {
+            self.header.log_guid = self.log_guid;
+            self.put_header()?;
+            self.put_header()?;
+        }
+        for (at, page) in pages {
+            self.write(&page[..], *at, "metadata")?;
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written durable and marks the file as cleanly closed, in the same step under another identity if
+    /// one is given.
+    pub(crate) fn close(&mut self, identity: Option<Uuid>) -> Result<(), Error> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        let renamed = identity.filter(|identity| *identity != self.header.data_write_guid);
+        if renamed.is_some() {
+            self.begin(false)?;
+        }
+        if let Some(identity) = renamed {
+            self.header.data_write_guid = identity;
+        }
+        if renamed.is_some() || self.header.log_in_use() {
+            self.header.log_guid = Uuid::nil();
+            self.put_header()?;
+            self.put_header()?;
+        } else if self.began {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Writes payload or pages; the order towards metadata is the caller's business.
+    pub(crate) fn write(&mut self, bytes: &[u8], at: u64, what: &'static str) -> Result<(), Error> {
+        let result = self.file.write_all_at(bytes, at);
+        self.file_len = self.file_len.max(at + bytes.len() as u64);
+        self.judge(result, what, at)
+    }
+
+    /// Writes zeros over bytes the file has.
+    pub(crate) fn zero(&mut self, at: u64, len: u64) -> Result<(), Error> {
+        let zeros = vec![0; index(len.min(ZEROS_BYTES))];
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(ZEROS_BYTES);
+            self.write(&zeros[..index(part)], at + done, "zeros")?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Grows the file to at least `len` bytes; what is gained reads as zeros.
+    pub(crate) fn grow(&mut self, len: u64) -> Result<(), Error> {
+        if len <= self.file_len {
+            return Ok(());
+        }
+        let result = self.file.set_len(len);
+        self.judge(result, "the length", len)?;
+        self.file_len = len;
+        Ok(())
+    }
+
+    /// Waits until all that was written is durable, if this session is to survive a power loss.
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        match self.durability {
+            Durability::PowerLoss => {
+                let result = self.file.sync();
+                self.judge(result, "everything (flush)", 0)
+            }
+            Durability::ProcessKill => Ok(()),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.poisoned {
+            Err(Error::Poisoned)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn began(&self) -> bool {
+        self.began
+    }
+
+    /// Stops this session for good. For failures that leave memory and file apart.
+    pub(crate) fn poison(&mut self) {
+        self.poisoned = true;
+    }
+
+    fn judge(
+        &mut self,
+        result: std::io::Result<()>,
+        what: &'static str,
+        at: u64,
+    ) -> Result<(), Error> {
+        result.map_err(|source| {
+            self.poisoned = true;
+            Error::Write { what, at, source }
+        })
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("header", &self.header)
+            .field("poisoned", &self.poisoned)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,376 @@
+//! Ends that nobody planned, after every single write: kills, which keep the order of writes, and power losses, which do not.
+//!
+//! Sectors carry tags, so that for each sector the tags it may show are known: the one at the last flush that returned, and
+//! those written since.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use crate::support::{MIB, disk_of, link};
+use vhdx::{
+    Chain, DiskWriter, Durability, MemoryFile, Params, ReadAt, Vhdx, WriteAt, create_differencing,
+};
+
+const SECTOR: u64 = 512;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+    Sync,
+}
+
+/// A file that remembers everything done to it.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    now: MemoryFile,
+    ops: Mutex<Vec<Op>>,
+}
+
+impl Recorder {
+    pub(crate) fn new(start: &MemoryFile) -> Self {
+        Self {
+            now: start.duplicate(),
+            ops: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn ops(&self) -> Vec<Op> {
+        self.ops.lock().unwrap().clone()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.ops.lock().unwrap().len()
+    }
+
+    fn push(&self, op: Op) {
+        self.ops.lock().unwrap().push(op);
+    }
+}
+
+impl ReadAt for Recorder {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.now.read_exact_at(buf, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.now.len()
+    }
+}
+
+impl WriteAt for Recorder {
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.push(Op::Write(offset, buf.to_vec()));
+        self.now.write_all_at(buf, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.push(Op::SetLen(len));
+        WriteAt::set_len(&self.now, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.push(Op::Sync);
+        Ok(())
+    }
+}
+
+pub(crate) fn apply(file: &MemoryFile, op: &Op) {
+    match op {
+        Op::Write(at, bytes) => file.write_all_at(bytes, *at).unwrap(),
+        Op::SetLen(len) => WriteAt::set_len(file, *len).unwrap(),
+        Op::Sync => {}
+    }
+}
+
+/// A small generator: the tests are the same every time.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+}
+
+/// What is left after power was lost behind operation `end`: of what was not synced, any sectors.
+fn after_power_loss(start: &MemoryFile, ops: &[Op], chance: &mut Chance) -> MemoryFile {
+    let synced = ops
+        .iter()
+        .rposition(|op| matches!(op, Op::Sync))
+        .map_or(0, |at| at + 1);
+    let file = start.duplicate();
+    ops[..synced].iter().for_each(|op| apply(&file, op));
+    let mut late: Vec<&Op> = ops[synced..].iter().collect();
+    // Out of order, too.
+    for number in (1..late.len()).rev() {
+        let other = usize::try_from(chance.next(number as u64 + 1)).unwrap();
+        late.swap(number, other);
+    }
+    for op in late {
+        match op {
+            Op::Write(at, bytes) => {
+                for (number, sector) in bytes.chunks(512).enumerate() {
+                    if chance.next(2) == 0 {
+                        file.write_all_at(sector, at + number as u64 * 512).unwrap();
+                    }
+                }
+            }
+            Op::SetLen(len) if *len > file.len().unwrap() && chance.next(2) == 0 => {
+                apply(&file, op);
+            }
+            Op::SetLen(_) | Op::Sync => {}
+        }
+    }
+    file
+}
+
+/// The tags a disk may show, by the history of what was done.
+struct History {
+    /// Number of file operations when a step was done, the tags then, and whether it was a flush.
+    steps: Vec<(usize, Vec<u32>, bool)>,
+}
+
+impl History {
+    fn allows(&self, ops: usize, sector: usize, tag: u32) -> bool {
+        let flushed = self
+            .steps
+            .iter()
+            .rposition(|(count, _, flush)| *flush && *count <= ops)
+            .unwrap_or(0);
+        let under_way = self
+            .steps
+            .iter()
+            .position(|(count, _, _)| *count > ops)
+            .unwrap_or(self.steps.len() - 1);
+        self.steps[flushed..=under_way.max(flushed)]
+            .iter()
+            .any(|(_, tags, _)| tags[sector] == tag)
+    }
+}
+
+fn sector_of(tag: u32) -> Vec<u8> {
+    tag.to_le_bytes().repeat(128)
+}
+
+/// Work on a leaf over `parents`: recorded operations, and what may be seen after each.
+fn record(
+    start: &MemoryFile,
+    parents: &[Arc<MemoryFile>],
+    durability: Durability,
+    seed: u64,
+) -> (Vec<Op>, History) {
+    let recorder = Arc::new(Recorder::new(start));
+    let open = || {
+        let parents = parents
+            .iter()
+            .map(|file| Vhdx::open(Arc::clone(file)).unwrap())
+            .collect();
+        DiskWriter::open(Arc::clone(&recorder), parents, durability).unwrap()
+    };
+    let mut writer = open();
+    let size = writer.size();
+    let mut tags: Vec<u32> = (0..size / SECTOR)
+        .map(|sector| tag_at(&|buf, at| writer.read_at(buf, at).unwrap(), sector))
+        .collect();
+    let mut history = History {
+        steps: vec![(0, tags.clone(), true)],
+    };
+    let mut chance = Chance(seed);
+    for number in 1..40_u32 {
+        let first = chance.next(size / SECTOR);
+        let len = match chance.next(4) {
+            0 => 1,
+            1 => 1 + chance.next(16),
+            2 => 1 + chance.next(600),
+            _ => 2048,
+        };
+        let first = if len == 2048 {
+            first / 2048 * 2048
+        } else {
+            first
+        };
+        let len = len.min(size / SECTOR - first);
+        let range = usize::try_from(first).unwrap()..usize::try_from(first + len).unwrap();
+        let mut flush = false;
+        match chance.next(8) {
+            0 | 1 => {
+                writer.flush().unwrap();
+                flush = true;
+            }
+            2 | 3 => {
+                writer.zero(first * SECTOR, len * SECTOR).unwrap();
+                tags[range].fill(0);
+            }
+            4 if number % 3 == 0 => {
+                writer.close().unwrap();
+                flush = true;
+                writer = open();
+            }
+            _ => {
+                let bytes: Vec<u8> = (0..len).flat_map(|_| sector_of(number)).collect();
+                writer.write_at(&bytes, first * SECTOR).unwrap();
+                tags[range].fill(number);
+            }
+        }
+        history.steps.push((recorder.count(), tags.clone(), flush));
+    }
+    writer.flush().unwrap();
+    history.steps.push((recorder.count(), tags, true));
+    (recorder.ops(), history)
+}
+
+fn tag_at(read: &dyn Fn(&mut [u8], u64), sector: u64) -> u32 {
+    let mut bytes = vec![0; 512];
+    read(&mut bytes, sector * SECTOR);
+    let tag = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+    assert!(bytes == sector_of(tag), "sector {sector} is torn");
+    tag
+}
+
+/// Opens what is left, from outside and in place, and looks at every sector.
+#[track_caller]
+fn judge(left: MemoryFile, parents: &[Arc<MemoryFile>], history: &History, ops: usize) {
+    let left = Arc::new(left);
+    let parents = || {
+        parents
+            .iter()
+            .map(|file| Vhdx::open(Arc::clone(file)).unwrap())
+    };
+    let leaf =
+        Vhdx::open(Arc::clone(&left)).unwrap_or_else(|err| panic!("after operation {ops}: {err}"));
+    let disk = Chain::from_layers(std::iter::once(leaf).chain(parents()).collect())
+        .unwrap()
+        .into_disk();
+    let mut before = vec![0; usize::try_from(disk.size()).unwrap()];
+    disk.read_at(&mut before, 0).unwrap();
+    for (sector, bytes) in before.chunks(512).enumerate() {
+        let tag = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+        assert!(
+            bytes == sector_of(tag),
+            "after operation {ops}: sector {sector} is torn"
+        );
+        assert!(
+            history.allows(ops, sector, tag),
+            "after operation {ops}: sector {sector} shows {tag}"
+        );
+    }
+    let writer = DiskWriter::open(
+        Arc::clone(&left),
+        parents().collect(),
+        Durability::PowerLoss,
+    )
+    .unwrap();
+    let mut after = vec![0; before.len()];
+    writer.read_at(&mut after, 0).unwrap();
+    assert!(
+        after == before,
+        "after operation {ops}: replay in place differs from replay in memory"
+    );
+    assert!(!writer.close().unwrap().unclean);
+}
+
+fn survives(start: &MemoryFile, parents: &[Arc<MemoryFile>], seed: u64) {
+    let (ops, history) = record(start, parents, Durability::ProcessKill, seed);
+    assert!(
+        !ops.iter().any(|op| matches!(op, Op::Sync)),
+        "no waiting for the disk was asked for"
+    );
+    let left = start.duplicate();
+    for (number, op) in ops.iter().enumerate() {
+        apply(&left, op);
+        judge(left.duplicate(), parents, &history, number + 1);
+    }
+    let (ops, history) = record(start, parents, Durability::PowerLoss, seed);
+    let mut chance = Chance(seed);
+    for end in 1..=ops.len() {
+        judge(
+            after_power_loss(start, &ops[..end], &mut chance),
+            parents,
+            &history,
+            end,
+        );
+    }
+}
+
+fn params() -> Params {
+    Params {
+        block_bytes: 1 << 20,
+        ..Params::dynamic(4 * MIB)
+    }
+}
+
+#[test]
+fn a_dynamic_disk_survives_any_end_after_any_write() {
+    for seed in 0..3 {
+        let (start, _) = disk_of(&params(), &[(MIB, sector_of(1000).repeat(2048))]);
+        survives(&start, &[], seed);
+    }
+}
+
+#[test]
+fn a_child_survives_any_end_after_any_write() {
+    for seed in 0..3 {
+        let (parent, info) = disk_of(&params(), &[(0, sector_of(2000).repeat(3000))]);
+        let child = MemoryFile::new();
+        let child = Arc::new(child);
+        create_differencing(
+            Arc::clone(&child),
+            &Params::child_of(&info, link(&info, "parent.vhdx")),
+        )
+        .unwrap();
+        survives(&child, &[parent], seed);
+    }
+}
+
+#[test]
+fn nothing_is_written_after_a_write_that_failed() {
+    /// Fails the n-th write.
+    struct Failing(MemoryFile, Mutex<u32>);
+    impl ReadAt for Failing {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0.read_exact_at(buf, offset)
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+    }
+    impl WriteAt for Failing {
+        fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+            let mut left = self.1.lock().unwrap();
+            *left = left.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
+            self.0.write_all_at(buf, offset)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            WriteAt::set_len(&self.0, len)
+        }
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (start, _) = disk_of(&params(), &[]);
+    for writes in 0..12 {
+        let file = Arc::new(Failing(start.duplicate(), Mutex::new(writes)));
+        let writer =
+            DiskWriter::open(Arc::clone(&file), Vec::new(), Durability::PowerLoss).unwrap();
+        let failed = (0..4).find_map(|block| {
+            let written = writer
+                .write_at(&sector_of(7), block * MIB)
+                .and_then(|()| writer.flush());
+            written.err()
+        });
+        let Some(err) = failed else { continue };
+        assert_eq!(err.kind(), vhdx::Kind::Retry);
+        *file.1.lock().unwrap() = 1000;
+        assert!(matches!(writer.flush(), Err(vhdx::Error::Poisoned)));
+        assert!(matches!(
+            writer.write_at(&[0], 0),
+            Err(vhdx::Error::Poisoned)
+        ));
+        // The file itself is as after a kill.
+        Vhdx::open(Arc::clone(&file)).unwrap();
+    }
+}

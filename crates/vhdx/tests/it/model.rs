@@ -1,0 +1,277 @@
+//! Random work on a disk and its checkpoints, against a plain array of bytes.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::support::{MIB, disk_of, link, pattern};
+use vhdx::{
+    Chain, DiskWriter, Durability, MemoryFile, MergedIdentity, Params, Vhdx, create_differencing,
+    inspect, merge, set_parent,
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write {
+        offset: u64,
+        len: usize,
+        seed: u64,
+    },
+    Zero {
+        offset: u64,
+        len: u64,
+    },
+    Flush,
+    Reopen,
+    /// Flush, then end without closing.
+    Kill,
+    Checkpoint {
+        block_mib: u32,
+    },
+    /// Merges a layer, counted from the root, into the one below.
+    Merge {
+        layer: usize,
+        identity: MergedIdentity,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    size: u64,
+    block_mib: u32,
+    sector: u32,
+    fixed: bool,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (
+        1_u64..9 * 256,
+        prop_oneof![Just(1_u32), Just(2), Just(4)],
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(cells, block_mib, large, fixed)| Shape {
+            size: cells * 4096,
+            block_mib,
+            sector: if large { 4096 } else { 512 },
+            fixed,
+        })
+}
+
+fn step(size: u64) -> impl Strategy<Value = Step> {
+    let range = (
+        0..size,
+        prop_oneof![1_u64..2000, 1_u64..300_000, Just(MIB), Just(3 * MIB)],
+        0..3_u64,
+    );
+    // Often on the borders of blocks and sectors.
+    let range = range.prop_map(move |(offset, len, align)| {
+        let offset = match align {
+            0 => offset,
+            1 => offset / 512 * 512,
+            _ => offset / MIB * MIB,
+        };
+        (offset, len.min(size - offset))
+    });
+    let write = (range.clone(), any::<u32>()).prop_map(|((offset, len), seed)| Step::Write {
+        offset,
+        len: usize::try_from(len).unwrap(),
+        seed: seed.into(),
+    });
+    let identity = prop_oneof![Just(MergedIdentity::New), Just(MergedIdentity::Child)];
+    prop_oneof![
+        8 => write,
+        4 => range.prop_map(|(offset, len)| Step::Zero { offset, len }),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Kill),
+        2 => prop_oneof![Just(1_u32), Just(2), Just(4)].prop_map(|block_mib| Step::Checkpoint { block_mib }),
+        1 => (any::<prop::sample::Index>(), identity)
+            .prop_map(|(index, identity)| Step::Merge { layer: index.index(64), identity }),
+    ]
+}
+
+fn work() -> impl Strategy<Value = (Shape, Vec<Step>)> {
+    shape().prop_flat_map(|shape| (Just(shape), prop::collection::vec(step(shape.size), 1..24)))
+}
+
+/// A chain of files in memory with its leaf open, and the bytes it must hold.
+struct World {
+    /// Root first.
+    files: Vec<Arc<MemoryFile>>,
+    leaf: Option<DiskWriter>,
+    bytes: Vec<u8>,
+}
+
+impl World {
+    fn new(shape: Shape) -> Self {
+        let params = Params {
+            block_bytes: shape.block_mib << 20,
+            logical: shape.sector,
+            ..if shape.fixed {
+                Params::fixed(shape.size)
+            } else {
+                Params::dynamic(shape.size)
+            }
+        };
+        let (file, _) = disk_of(&params, &[]);
+        let mut world = Self {
+            files: vec![file],
+            leaf: None,
+            bytes: vec![0; usize::try_from(shape.size).unwrap()],
+        };
+        world.open();
+        world
+    }
+
+    fn open(&mut self) {
+        let parents = self
+            .files
+            .iter()
+            .rev()
+            .skip(1)
+            .map(|file| Vhdx::open(Arc::clone(file)).unwrap())
+            .collect();
+        let leaf = Arc::clone(self.files.last().unwrap());
+        self.leaf = Some(DiskWriter::open(leaf, parents, Durability::PowerLoss).unwrap());
+    }
+
+    fn leaf(&self) -> &DiskWriter {
+        self.leaf.as_ref().unwrap()
+    }
+
+    fn close(&mut self) {
+        let info = self.leaf.take().unwrap().close().unwrap();
+        assert!(!info.unclean);
+    }
+
+    fn range(offset: u64, len: u64) -> std::ops::Range<usize> {
+        usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap()
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match *step {
+            Step::Write { offset, len, seed } => {
+                let bytes = pattern(seed, offset, len);
+                self.leaf().write_at(&bytes, offset).unwrap();
+                self.bytes[Self::range(offset, len as u64)].copy_from_slice(&bytes);
+            }
+            Step::Zero { offset, len } => {
+                self.leaf().zero(offset, len).unwrap();
+                self.bytes[Self::range(offset, len)].fill(0);
+            }
+            Step::Flush => self.leaf().flush().unwrap(),
+            Step::Reopen => {
+                self.close();
+                self.check_from_outside();
+                self.open();
+            }
+            Step::Kill => {
+                self.leaf().flush().unwrap();
+                self.leaf = None;
+                self.check_from_outside();
+                self.open();
+            }
+            Step::Checkpoint { block_mib } => {
+                self.close();
+                let parent = inspect(Arc::clone(self.files.last().unwrap())).unwrap();
+                let params =
+                    Params::child_of(&parent, link(&parent, &self.files.len().to_string()));
+                let params = Params {
+                    block_bytes: block_mib << 20,
+                    ..params
+                };
+                let file = Arc::new(MemoryFile::new());
+                create_differencing(Arc::clone(&file), &params).unwrap();
+                self.files.push(file);
+                self.open();
+            }
+            Step::Merge { layer, identity } => {
+                if self.files.len() > 1 {
+                    self.merge(1 + layer % (self.files.len() - 1), identity);
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, layer: usize, identity: MergedIdentity) {
+        self.close();
+        let child = self.files.remove(layer);
+        let parent = &self.files[layer - 1];
+        let mut seen = 0;
+        let mut progress = |at: vhdx::MergeProgress| {
+            assert!(at.bytes_done > seen);
+            seen = at.bytes_done;
+            ControlFlow::Continue(())
+        };
+        let merged = merge(
+            child,
+            Arc::clone(parent),
+            identity,
+            Durability::PowerLoss,
+            &mut progress,
+        )
+        .unwrap();
+        assert_eq!(seen, self.bytes.len() as u64);
+        if let Some(grandchild) = self.files.get(layer)
+            && identity == MergedIdentity::New
+        {
+            let info = set_parent(
+                Arc::clone(grandchild),
+                &link(&merged, "merged.vhdx"),
+                Durability::PowerLoss,
+            )
+            .unwrap();
+            assert_eq!(
+                info.parent.unwrap().relative_path.as_deref(),
+                Some(r".\merged.vhdx")
+            );
+        }
+        self.check_from_outside();
+        self.open();
+    }
+
+    fn check(&self) {
+        let mut found = vec![0xEE; self.bytes.len()];
+        self.leaf().read_at(&mut found, 0).unwrap();
+        assert!(found == self.bytes, "read through the writer");
+    }
+
+    fn check_from_outside(&self) {
+        let layers = self
+            .files
+            .iter()
+            .rev()
+            .map(|file| Vhdx::open(Arc::clone(file)).unwrap())
+            .collect();
+        let disk = Chain::from_layers(layers).unwrap().into_disk();
+        let mut found = vec![0xEE; self.bytes.len()];
+        disk.read_at(&mut found, 0).unwrap();
+        assert!(found == self.bytes, "read from outside");
+        for extent in disk.extents(0, disk.size()).map(Result::unwrap) {
+            if extent.kind == vhdx::ExtentKind::Zero {
+                let range = Self::range(extent.offset, extent.len);
+                assert!(
+                    self.bytes[range].iter().all(|byte| *byte == 0),
+                    "a zero extent that is none"
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_disk_holds_what_was_written((shape, steps) in work()) {
+        let mut world = World::new(shape);
+        for step in &steps {
+            world.apply(step);
+            world.check();
+        }
+        world.close();
+        world.check_from_outside();
+    }
+}
