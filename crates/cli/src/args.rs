@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, documents, host, job, login, point, policy, restore, server, sim, token, user,
-    vhdx, vm,
+    audit, backup, demo, documents, host, job, login, point, policy, restore, server, sim, token,
+    user, vhdx, vm,
 };
 
 const EXIT_CODES: &str = "\
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Server(server::ServerArgs),
     /// The simulated Hyper-V host
     Sim(sim::SimArgs),
+    /// Show the whole on this machine: server, simulated host, backups, restores, comparison
+    Demo(demo::DemoArgs),
     /// Log in to a server and keep the token in the profile
     Login(login::LoginArgs),
     /// End the login and remove the profile
@@ -79,7 +81,8 @@ impl Command {
     pub(crate) fn is_service(&self) -> bool {
         match self {
             Command::Server(_) | Command::Sim(_) => true,
-            Command::Login(_)
+            Command::Demo(_)
+            | Command::Login(_)
             | Command::Logout(_)
             | Command::Status(_)
             | Command::Host(_)

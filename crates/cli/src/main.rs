@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod connection;
+mod demo;
 mod exit;
 mod failure;
 mod follow;
@@ -65,6 +66,7 @@ async fn run(out: Output, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Server(args) => commands::server::run(out, args).await,
         Command::Sim(args) => commands::sim::run(out, args).await,
+        Command::Demo(args) => commands::demo::run(out, args).await,
         Command::Login(args) => commands::login::login(out, args).await,
         Command::Logout(args) => commands::login::logout(out, args).await,
         Command::Status(args) => commands::login::status(out, args).await,

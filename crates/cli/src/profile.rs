@@ -73,20 +73,26 @@ impl Profile {
     /// Writes the profile, whole or not at all, for the owner only.
     pub(crate) fn write(&self) -> Result<PathBuf, Failure> {
         let path = Self::path()?;
+        self.write_to(&path)?;
+        Ok(path)
+    }
+
+    /// Writes the profile to a file of the caller's choice.
+    pub(crate) fn write_to(&self, path: &Path) -> Result<(), Failure> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|error| trouble("make the folder of", &path, &error))?;
+        fs::create_dir_all(folder).map_err(|error| trouble("make the folder of", path, &error))?;
         let text = toml::to_string(self).map_err(|error| {
             Failure::new("failed", format!("cannot write the profile: {error}"))
         })?;
         // A temporary file is made for its owner only from the start.
         let mut file = tempfile::NamedTempFile::new_in(folder)
-            .map_err(|error| trouble("write", &path, &error))?;
+            .map_err(|error| trouble("write", path, &error))?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.as_file().sync_all())
-            .map_err(|error| trouble("write", &path, &error))?;
-        file.persist(&path)
-            .map_err(|error| trouble("write", &path, &error.error))?;
-        Ok(path)
+            .map_err(|error| trouble("write", path, &error))?;
+        file.persist(path)
+            .map_err(|error| trouble("write", path, &error.error))?;
+        Ok(())
     }
 
     /// Removes the profile; nothing happens where there is none.

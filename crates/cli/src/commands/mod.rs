@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod demo;
 pub(crate) mod documents;
 pub(crate) mod host;
 pub(crate) mod job;

@@ -1,0 +1,143 @@
+//! `reprise agent enroll|run`.
+
+use std::path::PathBuf;
+
+use agent::{EnrollOptions, HostOptions, RunOptions};
+use clap::{Args, Subcommand};
+use plan::restore::ReservePolicy;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::process;
+use crate::values;
+use crate::view::View;
+
+/// Arguments of `agent`.
+#[derive(Args, Debug)]
+pub(crate) struct AgentArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Enrol this machine's agent at a server, with a token of `reprise host token`
+    #[command(after_help = "Example:\n  reprise agent enroll --data /var/lib/reprise-agent --server https://backup.example:8443 --token rpe1.0a1b.secret")]
+    Enroll(EnrollArgs),
+    /// Run an enrolled agent until told to stop
+    #[command(after_help = "Examples:\n  \
+        reprise agent run --data /var/lib/reprise-agent --host http://127.0.0.1:5985/wsman --path-map 'C:\\=/srv/hv01/volumes/C'\n  \
+        reprise agent run --data agent --host https://hv01:5986/wsman --host-user backup --host-password-file password.txt")]
+    Run(RunArgs),
+}
+
+#[derive(Args, Debug)]
+struct EnrollArgs {
+    /// Folder for what the agent keeps; made where it does not exist
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Address of the server's people's port
+    #[arg(long, value_name = "URL", env = "REPRISE_SERVER")]
+    server: String,
+    /// Enrolment token
+    #[arg(long, value_name = "TOKEN", required_unless_present = "token_file")]
+    token: Option<String>,
+    /// File that holds the enrolment token; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// Data folder, as made by `reprise agent enroll`
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// WS-Management address of the host
+    #[arg(long, value_name = "URL")]
+    host: String,
+    /// User name on the host
+    #[arg(long, value_name = "NAME", requires = "host_password_file")]
+    host_user: Option<String>,
+    /// File that holds the password of --host-user
+    #[arg(long, value_name = "FILE", requires = "host_user")]
+    host_password_file: Option<PathBuf>,
+    /// CA file or SHA-256 fingerprint of the host's certificate
+    #[arg(long, value_name = "FILE|FINGERPRINT")]
+    host_ca: Option<String>,
+    /// Local folder behind a folder of the host, such as C:\=/mnt/hv01/c; may be repeated
+    #[arg(long = "path-map", value_name = "PREFIX=DIR", value_parser = values::pair)]
+    path_map: Vec<(String, String)>,
+    /// Per cent of a volume a restore leaves free
+    #[arg(long, value_name = "N", default_value_t = ReservePolicy::default().percent, value_parser = clap::value_parser!(u8).range(0..=90))]
+    reserve_percent: u8,
+    /// Bytes of a volume a restore leaves free at least [default: 2GiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    reserve_min: Option<u64>,
+    /// Most jobs at once
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    slots: u32,
+}
+
+/// Runs a verb.
+pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
+    match args.verb {
+        Verb::Enroll(args) => enroll(out, args).await,
+        Verb::Run(args) => {
+            let reserve = ReservePolicy::default();
+            let options = RunOptions {
+                data_dir: args.data,
+                host: HostOptions {
+                    url: args.host,
+                    user: args.host_user,
+                    password_file: args.host_password_file,
+                    ca: args.host_ca,
+                    path_map: args.path_map.into_iter().map(|(prefix, folder)| (prefix, folder.into())).collect(),
+                },
+                reserve: ReservePolicy {
+                    percent: args.reserve_percent,
+                    minimum_bytes: args.reserve_min.unwrap_or(reserve.minimum_bytes),
+                },
+                slots: args.slots,
+            };
+            let stop = CancellationToken::new();
+            let asked = stop.clone();
+            tokio::spawn(async move {
+                process::asked_to_end().await;
+                asked.cancel();
+            });
+            agent::run(options, stop).await?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+async fn enroll(out: Output, args: EnrollArgs) -> Result<Exit, Failure> {
+    let token = match args.token {
+        Some(token) => token,
+        None => values::secret(args.token_file.as_deref(), "enrolment token")?,
+    };
+    let options = EnrollOptions {
+        data_dir: args.data.clone(),
+        server: args.server,
+        token,
+    };
+    let enrolled = agent::enroll(&options).await?;
+    let value = serde_json::json!({
+        "agent": enrolled.agent,
+        "server": enrolled.url,
+        "expires": enrolled.expires,
+        "data": args.data,
+    });
+    out.show(&value, |_| {
+        View::Text(format!(
+            "enrolled as agent {} of {}; its certificate ends {}\nrun it with: reprise agent run --data {} --host URL",
+            enrolled.agent,
+            enrolled.url,
+            enrolled.expires,
+            args.data.display()
+        ))
+    })?;
+    Ok(Exit::Ok)
+}
