@@ -1,1 +1,29 @@
 //! What we ask of a Hyper-V host, over WS-Management and its files.
+//!
+//! [`Host`] is the driver: facts, inventory, the steps of a backup by resilient change tracking, of a restore by import
+//! or by definition, disks, power. It speaks through a [`CimSession`]. File bytes do not travel over WS-Management:
+//! [`HostFiles`] reads and writes them under the local paths a [`PathMap`] gives.
+//!
+//! Invariants: every step can be repeated; what is destroyed or removed carries our [`Mark`] or was named by the
+//! caller; a result that is not certain is looked for on the host before it is reported; no lock is held over an await.
+//! Not here: which step comes when (`agent`), what is worth doing (`plan`), the bytes of disks (`vhdx`, `pipeline`).
+//!
+//! What public documentation does not confirm is marked [U] and sits in one function each.
+
+mod cim;
+mod error;
+mod files;
+mod host;
+
+pub use cim::{CimSession, Credentials, Endpoint, Identity, Trust};
+pub use error::{Error, ErrorKind};
+pub use files::{
+    ChainError, Entry, FileError, FileErrorKind, HostFile, HostFiles, HostPathResolver, MapError,
+    PathMap,
+};
+pub use host::{
+    Activity, Changes, Checkpoint, CheckpointDisk, CheckpointFiles, CheckpointKind, ConfigFile,
+    DiskFile, DiskFileKind, DiskFormat, Folders, Host, HostFacts, Limits, Mark, NotOurs,
+    ParseSlotError, PlannedVm, RctId, Readiness, ReferencePoint, Slot, TakenCheckpoint, VmDisk,
+    VmFacts, VmSummary, VolumeFacts,
+};

@@ -17,13 +17,17 @@ pub fn literal(text: &str) -> String {
     out
 }
 
-/// Returns the query for the objects associated with one object.
+/// Returns the query for the objects associated with one object; of one class, or of any.
 #[must_use]
-pub fn association_query(object: &ObjectPath, association: &str, result: &str) -> String {
-    format!(
-        "ASSOCIATORS OF {{{}}} WHERE AssocClass = {association} ResultClass = {result}",
+pub fn association_query(object: &ObjectPath, association: &str, result: Option<&str>) -> String {
+    let query = format!(
+        "ASSOCIATORS OF {{{}}} WHERE AssocClass = {association}",
         object.relative()
-    )
+    );
+    match result {
+        Some(class) => format!("{query} ResultClass = {class}"),
+        None => query,
+    }
 }
 
 #[cfg(test)]
@@ -39,7 +43,11 @@ mod tests {
     fn associations_name_the_object() {
         let object = ObjectPath::new("Msvm_ConcreteJob").with("InstanceID", r"A\B");
         assert_eq!(
-            association_query(&object, "Msvm_AffectedJobElement", "Msvm_ComputerSystem"),
+            association_query(
+                &object,
+                "Msvm_AffectedJobElement",
+                Some("Msvm_ComputerSystem")
+            ),
             r#"ASSOCIATORS OF {Msvm_ConcreteJob.InstanceID="A\\B"} WHERE AssocClass = Msvm_AffectedJobElement ResultClass = Msvm_ComputerSystem"#
         );
     }

@@ -1,0 +1,251 @@
+//! Settings objects read as a [`VmConfig`].
+
+use model::{
+    Controller, ControllerKind, Drive, Generation, Media, Memory, Nic, SwitchRef, Unsupported,
+    VmConfig, VmId,
+};
+use wsman::Instance;
+
+use super::components::{Components, NicParts, disk_path, has_subtype, is_legacy, media_path};
+use super::objects::{self, path_key, resource_type};
+use crate::Error;
+
+/// What a VM's settings say, without its boot entries (those need further requests).
+pub(super) struct ReadConfig {
+    pub(super) config: VmConfig,
+    pub(super) unsupported: Vec<Unsupported>,
+}
+
+/// Reads settings and their parts.
+pub(super) fn read(
+    settings: &Instance,
+    parts: &Components,
+    switches: &[SwitchRef],
+) -> Result<ReadConfig, Error> {
+    let id = vm_id(settings)?;
+    let memory = parts.of_type(resource_type::MEMORY).next();
+    let mib = |name: &str| memory.and_then(|memory| memory.u64(name)).unwrap_or(0);
+    let texts = |name: &str| {
+        settings
+            .texts(name)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    let text = |name: &str| {
+        settings
+            .text(name)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
+    let config = VmConfig {
+        id,
+        name: settings.text("ElementName").unwrap_or_default().to_owned(),
+        generation: generation(settings),
+        version: settings.text("Version").unwrap_or_default().to_owned(),
+        notes: texts("Notes"),
+        processors: parts
+            .of_type(resource_type::PROCESSOR)
+            .next()
+            .and_then(|p| p.u64("VirtualQuantity"))
+            .unwrap_or(1),
+        memory: Memory {
+            startup_mib: mib("VirtualQuantity"),
+            dynamic: memory
+                .and_then(|memory| memory.bool("DynamicMemoryEnabled"))
+                .unwrap_or(false),
+            minimum_mib: mib("Reservation"),
+            maximum_mib: mib("Limit"),
+        },
+        secure_boot: settings.bool("SecureBootEnabled"),
+        secure_boot_template: text("SecureBootTemplateId"),
+        automatic_start: settings.u16("AutomaticStartupAction"),
+        automatic_stop: settings.u16("AutomaticShutdownAction"),
+        boot_order: settings
+            .items("BootOrder")
+            .iter()
+            .filter_map(wsman::Value::as_u16)
+            .collect(),
+        boot_entries: Vec::new(),
+        config_root: text("ConfigurationDataRoot"),
+        snapshot_root: text("SnapshotDataRoot"),
+        controllers: controllers(parts),
+        nics: parts
+            .nics()
+            .iter()
+            .map(|nic| read_nic(nic, switches))
+            .collect(),
+    };
+    Ok(ReadConfig {
+        config,
+        unsupported: unsupported(parts),
+    })
+}
+
+/// The VM that settings belong to.
+pub(super) fn vm_id(settings: &Instance) -> Result<VmId, Error> {
+    let text = settings.text("VirtualSystemIdentifier").unwrap_or_default();
+    text.parse().map_err(|_| Error::Nonsense {
+        doing: format!("query for {}", objects::SETTINGS),
+        what: format!("VirtualSystemIdentifier {text:?} is no GUID"),
+    })
+}
+
+fn generation(settings: &Instance) -> Generation {
+    match settings.text("VirtualSystemSubType") {
+        Some(sub) if sub.ends_with(":2") => Generation::Gen2,
+        _ => Generation::Gen1,
+    }
+}
+
+fn controllers(parts: &Components) -> Vec<Controller> {
+    let mut all: Vec<Controller> = parts
+        .controllers()
+        .into_iter()
+        .map(|(kind, number, _)| Controller {
+            kind,
+            number,
+            drives: Vec::new(),
+        })
+        .collect();
+    for drive in parts.drives() {
+        let slot = drive.slot;
+        let Some(controller) = all
+            .iter_mut()
+            .find(|c| (c.kind, c.number) == (slot.kind, slot.controller))
+        else {
+            continue;
+        };
+        let attachment = drive
+            .media
+            .and_then(|media| media.text("InstanceID"))
+            .unwrap_or_default()
+            .to_owned();
+        let media = if has_subtype(drive.drive, objects::SUBTYPE_PASS_THROUGH) {
+            Media::PassThrough {
+                path: media_path(drive.drive).unwrap_or_default().to_owned(),
+            }
+        } else {
+            match drive.media {
+                Some(media) => match (disk_path(media), media_path(media)) {
+                    (Some(path), _) => Media::Disk {
+                        path: path.to_owned(),
+                    },
+                    (None, Some(path)) if has_subtype(media, objects::SUBTYPE_ISO) => Media::Iso {
+                        path: path.to_owned(),
+                    },
+                    (None, _) => Media::Empty,
+                },
+                None => Media::Empty,
+            }
+        };
+        controller.drives.push(Drive {
+            slot: slot.slot,
+            attachment,
+            media,
+        });
+    }
+    // Generation 1 VMs always have both IDE controllers; what matters is only that none is listed twice.
+    all.dedup_by_key(|controller| (controller.kind, controller.number));
+    all
+}
+
+fn read_nic(parts: &NicParts<'_>, switches: &[SwitchRef]) -> Nic {
+    let nic = parts.nic;
+    let mac = nic
+        .text("Address")
+        .map(|text| text.replace([':', '-'], "").to_uppercase());
+    let mac = mac.filter(|mac| {
+        mac.len() == 12 && mac.bytes().all(|b| b.is_ascii_hexdigit()) && mac != "000000000000"
+    });
+    Nic {
+        name: nic.text("ElementName").unwrap_or_default().to_owned(),
+        mac,
+        static_mac: nic.bool("StaticMacAddress").unwrap_or(false),
+        legacy: is_legacy(nic),
+        switch: parts
+            .connection
+            .and_then(|connection| connected_switch(connection, switches)),
+    }
+}
+
+/// The switch of a connection; `None` where it is switched off or leads nowhere.
+fn connected_switch(connection: &Instance, switches: &[SwitchRef]) -> Option<SwitchRef> {
+    if connection.u16("EnabledState") == Some(3) {
+        return None;
+    }
+    let id = path_key(connection.get("HostResource"), "Name")?;
+    let known = switches
+        .iter()
+        .find(|switch| switch.id.eq_ignore_ascii_case(&id));
+    // A switch that is gone still has a name the connection remembers.
+    let remembered = || SwitchRef {
+        id: id.to_uppercase(),
+        name: connection
+            .text("LastKnownSwitchName")
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    Some(known.cloned().unwrap_or_else(remembered))
+}
+
+fn unsupported(parts: &Components) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    let mut add = |code: &str, what: String| {
+        found.push(Unsupported {
+            code: code.to_owned(),
+            what,
+        })
+    };
+    for drive in parts.drives() {
+        if has_subtype(drive.drive, objects::SUBTYPE_PASS_THROUGH) {
+            add(
+                "pass-through",
+                format!(
+                    "the disk at {} is a physical disk of the host and is not backed up",
+                    drive.slot
+                ),
+            );
+        }
+        let Some(media) = drive.media else { continue };
+        let path = disk_path(media).unwrap_or_default();
+        let set = path.to_lowercase().ends_with(".vhds");
+        if set || media.bool("PersistentReservationsSupported") == Some(true) {
+            add(
+                "shared-disk",
+                format!("the disk {path} at {} is shared between VMs", drive.slot),
+            );
+        }
+    }
+    let security = parts.first_of_class(objects::SECURITY);
+    if security.and_then(|security| security.bool("TpmEnabled")) == Some(true) {
+        add(
+            "vtpm",
+            "the VM has a virtual TPM; its keys stay on the host and are not part of a backup"
+                .into(),
+        );
+    }
+    let fibre_channel = parts.of_type(resource_type::FIBRE_CHANNEL).count();
+    if fibre_channel > 0 {
+        let what = format!(
+            "the VM has {fibre_channel} virtual Fibre Channel adapter(s); disks behind them are not backed up"
+        );
+        add("fibre-channel", what);
+    }
+    found
+}
+
+/// Numbers of SCSI controllers a configuration needs.
+pub(super) fn scsi_controllers(config: &VmConfig) -> usize {
+    let highest = config
+        .controllers
+        .iter()
+        .filter(|c| c.kind == ControllerKind::Scsi)
+        .map(|c| c.number)
+        .max();
+    highest.map_or(0, |number| {
+        usize::try_from(number)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1)
+    })
+}

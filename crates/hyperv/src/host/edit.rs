@@ -1,0 +1,335 @@
+//! Changes of a VM's parts: controllers, drives, disks, adapters. Realised and planned VMs alike.
+
+use model::{ControllerKind, Nic, SwitchRef};
+use wsman::{Instance, Properties, Value};
+
+use super::components::{Components, disk_path};
+use super::objects::{self, by_instance_id, id_key, resource_type};
+use super::{Host, Slot};
+use crate::Error;
+
+/// Most SCSI controllers of a VM.
+const MAX_SCSI_CONTROLLERS: usize = 4;
+
+impl Host {
+    /// Adds parts to settings. What they became is read from the settings again, as a job names no results.
+    pub(super) async fn add_parts(&self, settings: &str, parts: &[Instance]) -> Result<(), Error> {
+        let parameters = Properties::new()
+            .with(
+                "AffectedConfiguration",
+                by_instance_id(objects::SETTINGS, settings),
+            )
+            .with(
+                "ResourceSettings",
+                parts.iter().map(Value::embedded).collect::<Vec<_>>(),
+            );
+        self.call(objects::MANAGEMENT, "AddResourceSettings", parameters)
+            .await
+            .map(drop)
+    }
+
+    /// Changes parts: each holds its InstanceID and what is to change.
+    pub(super) async fn modify_parts(&self, parts: &[Instance]) -> Result<(), Error> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let texts = parts.iter().map(Value::embedded).collect::<Vec<_>>();
+        let parameters = Properties::new().with("ResourceSettings", texts);
+        self.call(objects::MANAGEMENT, "ModifyResourceSettings", parameters)
+            .await
+            .map(drop)
+    }
+
+    /// Removes parts.
+    pub(super) async fn remove_parts(&self, parts: &[&Instance]) -> Result<(), Error> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let references = parts
+            .iter()
+            .map(|part| Value::Epr(reference(part)))
+            .collect::<Vec<_>>();
+        let parameters = Properties::new().with("ResourceSettings", references);
+        self.call(objects::MANAGEMENT, "RemoveResourceSettings", parameters)
+            .await
+            .map(drop)
+    }
+
+    /// Adds SCSI controllers until there are `count`.
+    pub(super) async fn ensure_scsi_controllers(
+        &self,
+        settings: &Instance,
+        count: usize,
+    ) -> Result<(), Error> {
+        if count > MAX_SCSI_CONTROLLERS {
+            let what = format!(
+                "the VM needs {count} SCSI controllers; Hyper-V allows {MAX_SCSI_CONTROLLERS}"
+            );
+            return Err(Error::Refused { what });
+        }
+        let parts = self.components(settings).await?;
+        let present = parts.of_type(resource_type::SCSI).count();
+        // One call each: the place in the list, which is a controller's number, follows from the order of calls.
+        for _ in present..count {
+            let controller = Instance::new(objects::RESOURCE)
+                .with("ResourceType", resource_type::SCSI)
+                .with("ResourceSubType", objects::SUBTYPE_SCSI);
+            self.add_parts(
+                settings.text("InstanceID").unwrap_or_default(),
+                &[controller],
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a slot holds this file: the drive is added where it is missing, the file added or replaced.
+    pub(super) async fn put_disk(
+        &self,
+        settings: &Instance,
+        slot: Slot,
+        path: &str,
+    ) -> Result<(), Error> {
+        let id = settings.text("InstanceID").unwrap_or_default();
+        let host = self.host_name().await?;
+        let parts = self.components(settings).await?;
+        let existing = parts.drives().into_iter().find(|drive| drive.slot == slot);
+        if let Some(media) = existing.as_ref().and_then(|drive| drive.media) {
+            let Some(current) = disk_path(media) else {
+                return Err(Error::Refused {
+                    what: format!("{slot} holds something else than a virtual hard disk"),
+                });
+            };
+            if current == path {
+                return Ok(());
+            }
+            let change = change_of(media).with("HostResource", Value::texts([path]));
+            return self.modify_parts(&[change]).await;
+        }
+        let (drive_id, added) = match existing {
+            Some(drive) => (
+                drive
+                    .drive
+                    .text("InstanceID")
+                    .unwrap_or_default()
+                    .to_owned(),
+                false,
+            ),
+            None => (self.add_drive(id, &host, &parts, slot, false).await?, true),
+        };
+        let drive_path = objects::path_text(&host, &by_instance_id(objects::RESOURCE, &drive_id));
+        let media = Instance::new(objects::STORAGE)
+            .with("ResourceType", resource_type::MEDIA)
+            .with("ResourceSubType", objects::SUBTYPE_DISK)
+            .with("Parent", drive_path)
+            .with("HostResource", Value::texts([path]));
+        let result = self.add_parts(id, &[media]).await;
+        if result.is_err() && added {
+            // An empty drive of ours is worth nothing.
+            let drive = Instance::new(objects::RESOURCE).with("InstanceID", drive_id);
+            if let Err(error) = self.remove_parts(&[&drive]).await {
+                tracing::warn!("failed to remove the empty drive at {slot} again: {error}");
+            }
+        }
+        result
+    }
+
+    /// Makes sure that a slot holds an empty DVD drive or one with this ISO.
+    pub(super) async fn put_dvd(
+        &self,
+        settings: &Instance,
+        slot: Slot,
+        iso: Option<&str>,
+    ) -> Result<(), Error> {
+        let id = settings.text("InstanceID").unwrap_or_default();
+        let host = self.host_name().await?;
+        let parts = self.components(settings).await?;
+        let existing = parts.drives().into_iter().find(|drive| drive.slot == slot);
+        if existing.as_ref().is_some_and(|drive| drive.media.is_some()) {
+            return Ok(());
+        }
+        let drive_id = match existing {
+            Some(drive) => drive
+                .drive
+                .text("InstanceID")
+                .unwrap_or_default()
+                .to_owned(),
+            None => self.add_drive(id, &host, &parts, slot, true).await?,
+        };
+        let Some(iso) = iso else { return Ok(()) };
+        let media = Instance::new(objects::STORAGE)
+            .with("ResourceType", resource_type::MEDIA)
+            .with("ResourceSubType", objects::SUBTYPE_ISO)
+            .with(
+                "Parent",
+                objects::path_text(&host, &by_instance_id(objects::RESOURCE, &drive_id)),
+            )
+            .with("HostResource", Value::texts([iso]));
+        self.add_parts(id, &[media]).await
+    }
+
+    /// Adds a drive and returns its InstanceID.
+    async fn add_drive(
+        &self,
+        settings: &str,
+        host: &str,
+        parts: &Components,
+        slot: Slot,
+        dvd: bool,
+    ) -> Result<String, Error> {
+        let controllers = parts.controllers();
+        let controller = controllers
+            .iter()
+            .find(|(kind, number, _)| (*kind, *number) == (slot.kind, slot.controller));
+        let Some((_, _, controller)) = controller else {
+            return Err(Error::NotFound {
+                what: format!("the controller of {slot}"),
+            });
+        };
+        let controller = objects::path_text(host, &reference(controller));
+        let (kind, subtype) = if dvd {
+            (resource_type::DVD_DRIVE, objects::SUBTYPE_DVD_DRIVE)
+        } else {
+            (resource_type::DISK_DRIVE, objects::SUBTYPE_DISK_DRIVE)
+        };
+        let drive = Instance::new(objects::RESOURCE)
+            .with("ResourceType", kind)
+            .with("ResourceSubType", subtype)
+            .with("Parent", controller)
+            .with("AddressOnParent", slot.slot.to_string());
+        self.add_parts(settings, &[drive]).await?;
+        let settings = Instance::new(objects::SETTINGS).with("InstanceID", settings);
+        let parts = self.components(&settings).await?;
+        let added = parts.drives().into_iter().find(|drive| drive.slot == slot);
+        let id = added
+            .and_then(|drive| drive.drive.text("InstanceID"))
+            .map(str::to_owned);
+        id.ok_or_else(|| Error::Nonsense {
+            doing: "AddResourceSettings".into(),
+            what: format!("it succeeded, but there is no drive at {slot}"),
+        })
+    }
+
+    /// Removes what a slot holds and the drive itself.
+    pub(super) async fn clear_slot(&self, parts: &Components, slot: Slot) -> Result<(), Error> {
+        let Some(drive) = parts.drives().into_iter().find(|drive| drive.slot == slot) else {
+            return Ok(());
+        };
+        if let Some(media) = drive.media {
+            self.remove_parts(&[media]).await?;
+        }
+        self.remove_parts(&[drive.drive]).await
+    }
+
+    /// Connects an adapter to a switch, or disconnects it.
+    pub(super) async fn connect_nic(
+        &self,
+        settings: &Instance,
+        nic: &Instance,
+        connection: Option<&Instance>,
+        switch: Option<&SwitchRef>,
+    ) -> Result<(), Error> {
+        let host = self.host_name().await?;
+        let target = switch.map(|switch| objects::switch_path(&host, &switch.id));
+        match (connection, target) {
+            (None, None) => Ok(()),
+            // A connection to a switch that is missing would make validation fail, so it is removed, not switched off.
+            (Some(connection), None) => self.remove_parts(&[connection]).await,
+            (Some(connection), Some(target)) => {
+                let change = change_of(connection)
+                    .with("HostResource", Value::texts([target]))
+                    .with("EnabledState", 2_u16);
+                self.modify_parts(&[change]).await
+            }
+            (None, Some(target)) => {
+                let connection = Instance::new(objects::NIC_CONNECTION)
+                    .with("ResourceType", resource_type::NIC_CONNECTION)
+                    .with("ResourceSubType", objects::SUBTYPE_NIC_CONNECTION)
+                    .with("Parent", objects::path_text(&host, &reference(nic)))
+                    .with("HostResource", Value::texts([target]))
+                    .with("EnabledState", 2_u16);
+                self.add_parts(
+                    settings.text("InstanceID").unwrap_or_default(),
+                    &[connection],
+                )
+                .await
+            }
+        }
+    }
+
+    /// Adds an adapter, with its connection.
+    pub(super) async fn add_nic(&self, settings: &Instance, wanted: &Nic) -> Result<(), Error> {
+        let id = settings.text("InstanceID").unwrap_or_default();
+        let before: Vec<String> = self
+            .components(settings)
+            .await?
+            .nics()
+            .iter()
+            .map(|nic| id_key(nic.nic))
+            .collect();
+        let (class, subtype) = if wanted.legacy {
+            (objects::LEGACY_NIC, objects::SUBTYPE_LEGACY_NIC)
+        } else {
+            (objects::NIC, objects::SUBTYPE_NIC)
+        };
+        let nic = Instance::new(class)
+            .with("ResourceType", resource_type::NIC)
+            .with("ResourceSubType", subtype)
+            .with("ElementName", wanted.name.as_str());
+        self.add_parts(id, &[with_mac(nic, wanted)]).await?;
+        if wanted.switch.is_none() {
+            return Ok(());
+        }
+        let parts = self.components(settings).await?;
+        let nics = parts.nics();
+        let added = nics.iter().find(|nic| !before.contains(&id_key(nic.nic)));
+        let added = added.ok_or_else(|| Error::Nonsense {
+            doing: "AddResourceSettings".into(),
+            what: "it succeeded, but there is no new network adapter".into(),
+        })?;
+        self.connect_nic(settings, added.nic, None, wanted.switch.as_ref())
+            .await
+    }
+}
+
+/// Sets the address: the one given, or a new one by the host.
+pub(super) fn with_mac(nic: Instance, wanted: &Nic) -> Instance {
+    match &wanted.mac {
+        Some(mac) if wanted.static_mac => nic
+            .with("StaticMacAddress", true)
+            .with("Address", mac.as_str()),
+        // A dynamic address of the past may by now belong to another VM: the host gives one of its own pool.
+        Some(_) | None => nic
+            .with("StaticMacAddress", false)
+            .with("Address", "000000000000"),
+    }
+}
+
+/// An instance that changes a part: class and InstanceID only.
+pub(super) fn change_of(part: &Instance) -> Instance {
+    Instance::new(part.class.as_str())
+        .with("InstanceID", part.text("InstanceID").unwrap_or_default())
+}
+
+/// A reference to a part.
+pub(super) fn reference(part: &Instance) -> wsman::Epr {
+    by_instance_id(&part.class, part.text("InstanceID").unwrap_or_default())
+}
+
+/// Returns the first free slot, SCSI before IDE; IDE only where the VM is off.
+pub(super) fn free_slot(parts: &Components, off: bool) -> Option<Slot> {
+    let taken: Vec<Slot> = parts.drives().iter().map(|drive| drive.slot).collect();
+    let mut controllers = parts.controllers();
+    controllers.sort_by_key(|(kind, number, _)| (*kind == ControllerKind::Ide, *number));
+    controllers
+        .into_iter()
+        .filter(|(kind, _, _)| off || *kind == ControllerKind::Scsi)
+        .flat_map(|(kind, controller, _)| {
+            (0..Slot::per_controller(kind)).map(move |slot| Slot {
+                kind,
+                controller,
+                slot,
+            })
+        })
+        .find(|slot| !taken.contains(slot))
+}
