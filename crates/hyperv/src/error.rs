@@ -209,9 +209,10 @@ impl Error {
                 ErrorKind::ResultUnknown
             }
             Error::LogIn { .. } | Error::NoRights { .. } => ErrorKind::AccessDenied,
-            Error::Http { status, .. } if matches!(status, 408 | 429 | 502 | 503 | 504) => {
-                ErrorKind::Retry
-            }
+            Error::Http {
+                status: 408 | 429 | 502 | 503 | 504,
+                ..
+            } => ErrorKind::Retry,
             Error::Http { .. } | Error::Message { .. } | Error::Nonsense { .. } => {
                 ErrorKind::Protocol
             }
@@ -267,8 +268,6 @@ pub(crate) mod code {
     pub(crate) const FAILED: u32 = 32768;
     /// Invalid parameter.
     pub(crate) const INVALID_PARAMETER: u32 = 32773;
-    /// Wrong state.
-    pub(crate) const INVALID_STATE: u32 = 32775;
     /// File not found (image service) or in use (management service).
     pub(crate) const FILE: u32 = 32779;
 }

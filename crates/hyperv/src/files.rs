@@ -95,15 +95,24 @@ impl FileError {
             FileError::Path(_) => FileErrorKind::BadPath,
             FileError::InUse { .. } => FileErrorKind::InUse,
             FileError::Exists { .. } => FileErrorKind::Exists,
-            FileError::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FileErrorKind::NotFound,
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    FileErrorKind::Denied
-                }
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FileErrorKind::Full,
-                _ => FileErrorKind::Failed,
-            },
+            FileError::Io { source, .. } => kind_of(source.kind()),
         }
+    }
+}
+
+fn kind_of(kind: io::ErrorKind) -> FileErrorKind {
+    let is = |kinds: &[io::ErrorKind]| kinds.contains(&kind);
+    if is(&[io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]) {
+        FileErrorKind::NotFound
+    } else if is(&[
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::ReadOnlyFilesystem,
+    ]) {
+        FileErrorKind::Denied
+    } else if is(&[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded]) {
+        FileErrorKind::Full
+    } else {
+        FileErrorKind::Failed
     }
 }
 

@@ -82,10 +82,11 @@ impl CimSession {
             header: Header::default(),
             operation: Operation::Identify,
         };
-        match self.read(doing, request).await? {
-            Reply::Identify { vendor, version } => Ok(Identity { vendor, version }),
-            other => Err(unexpected(doing, &other)),
-        }
+        let reply = self.read(doing, request).await?;
+        let Reply::Identify { vendor, version } = reply else {
+            return Err(unexpected(doing, &reply));
+        };
+        Ok(Identity { vendor, version })
     }
 
     /// Returns the objects a WQL query gives.
@@ -117,21 +118,23 @@ impl CimSession {
     /// Reads one object.
     pub async fn get(&self, object: &Epr) -> Result<Instance, Error> {
         let doing = format!("reading {}", object.to_path().relative());
-        match self.read(&doing, request(object, Operation::Get)).await? {
-            Reply::Object(instance) => Ok(instance),
-            other => Err(unexpected(&doing, &other)),
-        }
+        let reply = self.read(&doing, request(object, Operation::Get)).await?;
+        let Reply::Object(instance) = reply else {
+            return Err(unexpected(&doing, &reply));
+        };
+        Ok(instance)
     }
 
     /// Deletes one object.
     pub async fn delete(&self, object: &Epr) -> Result<(), Error> {
         let doing = format!("deleting {}", object.to_path().relative());
-        match self
+        let reply = self
             .change(&doing, request(object, Operation::Delete))
-            .await?
-        {
-            Reply::Empty => Ok(()),
-            other => Err(unexpected(&doing, &other)),
+            .await?;
+        if reply == Reply::Empty {
+            Ok(())
+        } else {
+            Err(unexpected(&doing, &reply))
         }
     }
 
@@ -220,12 +223,11 @@ impl CimSession {
             mode,
             ..Enumerate::wql(wql, BATCH)
         };
-        let mut batch = match self
+        let reply = self
             .read_sized(doing, with_header(Operation::Enumerate(start)), false)
-            .await?
-        {
-            Reply::Enumerate { batch, .. } => batch,
-            other => return Err(unexpected(doing, &other)),
+            .await?;
+        let Reply::Enumerate { mut batch, .. } = reply else {
+            return Err(unexpected(doing, &reply));
         };
         let mut items = Vec::new();
         let mut empty = 0;
@@ -401,10 +403,10 @@ fn request(object: &Epr, operation: Operation) -> Request {
 }
 
 fn outputs(doing: &str, reply: Reply) -> Result<Properties, Error> {
-    match reply {
-        Reply::Invoke { outputs, .. } => Ok(outputs),
-        other => Err(unexpected(doing, &other)),
-    }
+    let Reply::Invoke { outputs, .. } = reply else {
+        return Err(unexpected(doing, &reply));
+    };
+    Ok(outputs)
 }
 
 fn unexpected(doing: &str, reply: &Reply) -> Error {

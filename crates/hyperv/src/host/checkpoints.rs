@@ -397,12 +397,11 @@ impl Host {
             "AffectedSnapshot",
             by_instance_id(objects::SETTINGS, checkpoint),
         );
-        let error = match self
+        let Err(error) = self
             .call(objects::SNAPSHOTS, "DestroySnapshot", parameters)
             .await
-        {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        else {
+            return Ok(());
         };
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ResultUnknown if gone().await? => Ok(()),

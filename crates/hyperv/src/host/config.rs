@@ -195,7 +195,7 @@ fn unsupported(parts: &Components) -> Vec<Unsupported> {
         found.push(Unsupported {
             code: code.to_owned(),
             what,
-        })
+        });
     };
     for drive in parts.drives() {
         if has_subtype(drive.drive, objects::SUBTYPE_PASS_THROUGH) {

@@ -165,7 +165,7 @@ impl Host {
             let current = drive.media.and_then(media_path);
             match (wanted_media(drive.slot), drive.media) {
                 (None, _) | (Some(Media::PassThrough { .. }), _) => {
-                    self.clear_slot(&parts, drive.slot).await?
+                    self.clear_slot(&parts, drive.slot).await?;
                 }
                 (Some(Media::Disk { path } | Media::Iso { path }), Some(media))
                     if current != Some(path.as_str()) =>
