@@ -7,7 +7,7 @@ use super::leaf::overlay_overrides;
 use super::{BaseLeaf, DeltaLeaf, Node, NodeSink, Override, Tree, TreeRoot, TreeShape};
 use crate::{NodeId, TreeError};
 
-/// A delta leaf has at most one override for this many runs of the leaf beneath it; beyond, the leaf is written whole.
+/// A delta leaf has at most one override for this many runs of the region, old or new; beyond, the leaf is written whole.
 const RUNS_PER_OVERRIDE: usize = 4;
 
 /// What a changed region becomes.
@@ -36,7 +36,7 @@ impl BaseLeaf {
         if overrides == self.overrides {
             return Ok(EditedLeaf::Existing(self.id));
         }
-        if overrides.len() * RUNS_PER_OVERRIDE > whole.runs().len() {
+        if overrides.len() * RUNS_PER_OVERRIDE > whole.runs().len().min(leaf.runs().len()) {
             return Ok(EditedLeaf::New(Node::Leaf(leaf)));
         }
         Ok(EditedLeaf::New(Node::Delta(DeltaLeaf {

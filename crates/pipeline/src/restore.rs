@@ -1,0 +1,258 @@
+//! From an image tree to a target.
+//!
+//! The tree is walked in the order of the disk and split into windows of 4 MiB. Threads fetch, open and check the chunks of
+//! a window and put its bytes together; the calling thread writes the windows in order. A chunk that more than one window
+//! needs is kept for a while ([`cache`]).
+//!
+//! Memory: [`WINDOWS_PER_THREAD`] windows per thread and the chunks on their way to one, plus
+//! [`cache::CACHE_BYTES`].
+
+mod cache;
+mod planner;
+mod window;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use model::{ByteRange, ImageRef};
+use store::{DigestBuilder, ImageDigest, NodeId, SessionKeys, Tree, TreeRoot, hash_mib};
+
+use crate::backup::lock;
+use crate::link::LinkNodes;
+use crate::options::Meter;
+use crate::verify::{Piece, WrittenPieces};
+use crate::{ImageTarget, Options, RestoreError, RestoreLink};
+use cache::ChunkCache;
+use planner::{Window, plan_windows};
+use window::{Filled, Filler};
+
+/// Windows between the tree and the target, per thread.
+const WINDOWS_PER_THREAD: usize = 2;
+
+/// What a restore cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreFigures {
+    /// Chunks fetched; one may come twice.
+    pub chunks: u64,
+    /// Their bytes as they came, sealed.
+    pub bytes_fetched: u64,
+    /// Bytes written to the target.
+    pub bytes_written: u64,
+    /// Bytes of holes, not written.
+    pub bytes_skipped: u64,
+}
+
+/// What was restored.
+#[derive(Clone, Debug)]
+pub struct RestoreOutcome {
+    /// The digest of the content that was written, where that is the whole image; equal to the recovery point's, where
+    /// that has one.
+    pub digest: Option<ImageDigest>,
+    /// What must read back from the target: see [`crate::verify_image`].
+    pub pieces: WrittenPieces,
+    /// What it cost.
+    pub figures: RestoreFigures,
+}
+
+/// Writes an image (or [`Options::ranges`] of it) to a target, every chunk checked against its id, in the order of the
+/// disk; holes are not written.
+///
+/// A failure leaves a target that ends somewhere; the caller discards it.
+pub fn restore_image(
+    image: &ImageRef,
+    names: &SessionKeys,
+    link: &dyn RestoreLink,
+    target: &mut dyn ImageTarget,
+    options: &Options,
+) -> Result<RestoreOutcome, RestoreError> {
+    let root = TreeRoot::from_image_ref(image).map_err(RestoreError::Tree)?;
+    let whole = [ByteRange {
+        offset: 0,
+        len: root.len,
+    }];
+    let ranges = options.ranges.as_deref().unwrap_or(&whole);
+    let nodes = LinkNodes(|ids: &[NodeId]| link.read_nodes(ids));
+    let meter = Meter::new(options, ranges.iter().map(|range| range.len).sum());
+    let cache = ChunkCache::default();
+    let counters = Counters::default();
+    let workers = options.workers();
+    let windows_ahead = workers * WINDOWS_PER_THREAD + 1;
+
+    let (permits, permitted) = channel::<()>();
+    for _ in 0..windows_ahead {
+        permits.send(()).expect("the receiver is here");
+    }
+    let (work, todo) = channel::<(u64, Window)>();
+    let todo = Mutex::new(todo);
+    let (done, filled) = channel::<(u64, Result<Filled, RestoreError>)>();
+
+    std::thread::scope(|scope| {
+        let (nodes, cache, counters, todo) = (&nodes, &cache, &counters, &todo);
+        let planned = done.clone();
+        scope.spawn(move || {
+            let tree = Tree::new(root, nodes, names);
+            send_windows(&tree, ranges, &options.cancel, &permitted, &work, &planned);
+        });
+        for _ in 0..workers {
+            let done = done.clone();
+            scope.spawn(move || {
+                let mut filler = Filler::new(link, names, cache, counters);
+                loop {
+                    let next = lock(todo).recv();
+                    let Ok((number, window)) = next else { return };
+                    if done.send((number, filler.fill(window))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let written = write_windows(
+            &filled,
+            &permits,
+            target,
+            options,
+            &meter,
+            &counters.skipped,
+        );
+        // The planner waits for permits, the workers for windows: let go of both ends.
+        drop((permits, filled));
+        written
+    })
+    .and_then(|(pieces, written)| {
+        let digest = if options.ranges.is_none() {
+            digest_of(&pieces, root.len)
+        } else {
+            None
+        };
+        if let (Some(found), Some(expected)) = (digest, &image.digest)
+            && found.to_string() != *expected
+        {
+            let (expected, found) = (expected.clone(), found.to_string());
+            return Err(RestoreError::WrongDigest { expected, found });
+        }
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let figures = RestoreFigures {
+            chunks: get(&counters.chunks),
+            bytes_fetched: get(&counters.fetched),
+            bytes_written: written,
+            bytes_skipped: get(&counters.skipped),
+        };
+        Ok(RestoreOutcome {
+            digest,
+            pieces: WrittenPieces::new(root.len, pieces),
+            figures,
+        })
+    })
+}
+
+/// What all threads count.
+#[derive(Default)]
+struct Counters {
+    chunks: AtomicU64,
+    fetched: AtomicU64,
+    skipped: AtomicU64,
+}
+
+/// Plans windows as long as permits come; a failure takes the place of the next window.
+fn send_windows(
+    tree: &Tree<'_>,
+    ranges: &[ByteRange],
+    cancel: &crate::Cancel,
+    permitted: &Receiver<()>,
+    work: &Sender<(u64, Window)>,
+    planned: &Sender<(u64, Result<Filled, RestoreError>)>,
+) {
+    for (number, window) in (0u64..).zip(plan_windows(tree, ranges)) {
+        if permitted.recv().is_err() {
+            return;
+        }
+        let window = match window {
+            Ok(_) if cancel.is_cancelled() => Err(RestoreError::Cancelled),
+            Ok(window) => Ok(window),
+            Err(error) => Err(RestoreError::Tree(error)),
+        };
+        let sent = match window {
+            Ok(window) if window.runs.is_empty() => planned
+                .send((number, Ok(Filled::hole(window.range))))
+                .is_ok(),
+            Ok(window) => work.send((number, window)).is_ok(),
+            Err(error) => {
+                // The receiver may have gone after a failure of its own.
+                drop(planned.send((number, Err(error))));
+                false
+            }
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// Writes windows in order until there are no more; returns what was written.
+fn write_windows(
+    filled: &Receiver<(u64, Result<Filled, RestoreError>)>,
+    permits: &Sender<()>,
+    target: &mut dyn ImageTarget,
+    options: &Options,
+    meter: &Meter<'_>,
+    skipped: &AtomicU64,
+) -> Result<(Vec<Piece>, u64), RestoreError> {
+    let (mut next, mut waiting) = (0, BTreeMap::new());
+    let (mut pieces, mut written): (Vec<Piece>, u64) = (Vec::new(), 0);
+    while let Ok((number, window)) = filled.recv() {
+        // A failure ends the restore at once, whatever is before it.
+        waiting.insert(number, window?);
+        while let Some(window) = waiting.remove(&next) {
+            if options.cancel.is_cancelled() {
+                return Err(RestoreError::Cancelled);
+            }
+            let mut data = 0;
+            for range in &window.data {
+                let offset = window.range.offset + range.start as u64;
+                target
+                    .write(offset, &window.bytes[range.clone()])
+                    .map_err(|source| RestoreError::Write { offset, source })?;
+                data += range.len() as u64;
+            }
+            written += data;
+            skipped.fetch_add(window.range.len - data, Ordering::Relaxed);
+            pieces.extend(window.pieces);
+            meter.add(window.range.len);
+            next += 1;
+            // Where the planner has ended, all windows are on their way.
+            permits.send(()).ok();
+        }
+    }
+    // Whatever ended the threads: what is not written must not pass for written.
+    let (found, expected) = (
+        pieces.iter().map(|piece| piece.range.len).sum(),
+        meter.total(),
+    );
+    if found == expected {
+        Ok((pieces, written))
+    } else {
+        Err(RestoreError::Incomplete { found, expected })
+    }
+}
+
+/// Returns the digest of an image that these pieces are, one behind the other.
+fn digest_of(pieces: &[Piece], len: u64) -> Option<ImageDigest> {
+    let mut builder = DigestBuilder::new();
+    let mib = 1 << 20;
+    for piece in pieces {
+        match piece.hash {
+            Some(hash) => builder.push(hash),
+            None => {
+                builder.push_zeros(piece.range.len / mib);
+                let rest = usize::try_from(piece.range.len % mib).ok()?;
+                if rest > 0 {
+                    builder.push(hash_mib(&vec![0; rest]));
+                }
+            }
+        }
+    }
+    builder.finish(len)
+}
