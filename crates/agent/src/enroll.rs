@@ -6,6 +6,7 @@ use api::agent_v1::{EnrolReply, EnrolRequest};
 use api_client::{AgentIdentity, Trust};
 use model::{AgentId, Timestamp};
 
+use crate::clock;
 use crate::home::Home;
 use crate::options::EnrollOptions;
 
@@ -65,6 +66,8 @@ pub(crate) fn identity_from(reply: &EnrolReply, url: String, key_pem: String) ->
         certificate_pem: reply.certificate_pem.clone(),
         key_pem,
         ca_pem: reply.ca_pem.clone(),
+        since: clock::now(),
+        expires: reply.expires,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, bail};
 use api_client::AgentIdentity;
@@ -17,6 +18,7 @@ const LOCK: &str = "lock";
 pub(crate) struct Home {
     dir: PathBuf,
     _lock: File,
+    changing: Mutex<()>,
 }
 
 impl Home {
@@ -32,7 +34,7 @@ impl Home {
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock, changing: Mutex::new(()) }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another agent process uses the data folder {}; stop it first, or give this one its own --data",
                 dir.display()
@@ -55,6 +57,11 @@ impl Home {
     /// Keeps an identity.
     pub(crate) fn set_identity(&self, identity: &AgentIdentity) -> anyhow::Result<()> {
         self.write(IDENTITY, identity)
+    }
+
+    /// Lets one task at a time read a file, change it and write it back.
+    pub(crate) fn exclusive(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a file of the folder; `None` where there is none.

@@ -2,18 +2,20 @@
 //!
 //! [`JobContext`] is shared by everything that works for one job. A reporter task sends what is new and thereby renews
 //! the lease; where that fails for [`jobs::rules`]' 40 seconds of boot time, or the server says so, the job is stopped:
-//! [`JobContext::check`] fails from then on, and everything long looks at [`JobContext::stop_flag`].
+//! [`JobContext::check`] fails from then on, and whatever waits or works for long is cancelled.
 
 mod error;
 mod report;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use api::agent_v1::{Assignment, Event, EventKind, Figures, Progress};
 use api_client::Agent;
 use model::{Fence, JobId, MIB};
+use pipeline::Cancel;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use error::{JobError, Stop};
@@ -32,9 +34,11 @@ pub(crate) struct JobContext {
     pub(crate) fence: Fence,
     state: Mutex<Pending>,
     changed: Notify,
-    stopped: Arc<AtomicBool>,
-    /// Bytes done of the running step; updated from worker threads without a lock.
+    stopped: CancellationToken,
+    pipelines: Cancel,
+    /// Bytes of the running step: parts that are done, the running part, all; updated without a lock.
     done: AtomicU64,
+    within: AtomicU64,
     total: AtomicU64,
 }
 
@@ -54,15 +58,27 @@ impl JobContext {
             fence: assignment.fence,
             state: Mutex::default(),
             changed: Notify::new(),
-            stopped: Arc::default(),
+            stopped: CancellationToken::new(),
+            pipelines: Cancel::new(),
             done: AtomicU64::new(0),
+            within: AtomicU64::new(0),
             total: AtomicU64::new(0),
         }
     }
 
-    /// Returns the flag that long work looks at; it is set once the job must stop.
-    pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stopped)
+    /// Returns what stops a pipeline once the job must stop.
+    pub(crate) fn pipeline_cancel(&self) -> Cancel {
+        self.pipelines.clone()
+    }
+
+    /// Returns what stops waiting for the host once the job must stop.
+    pub(crate) fn host_cancel(&self) -> CancellationToken {
+        self.stopped.clone()
+    }
+
+    /// Waits until the job must stop.
+    pub(crate) async fn stopped(&self) {
+        self.stopped.cancelled().await;
     }
 
     /// Fails once the job must stop. Called before each step that cannot be taken back.
@@ -76,7 +92,8 @@ impl JobContext {
     /// Stops the job; the first reason counts.
     pub(crate) fn stop(&self, stop: Stop) {
         self.pending().stop.get_or_insert(stop);
-        self.stopped.store(true, Ordering::SeqCst);
+        self.stopped.cancel();
+        self.pipelines.cancel();
         self.changed.notify_one();
     }
 
@@ -123,14 +140,21 @@ impl JobContext {
     pub(crate) fn set_progress(&self, done: u64, total: u64) {
         self.total.store(total, Ordering::Relaxed);
         self.done.store(done, Ordering::Relaxed);
+        self.within.store(0, Ordering::Relaxed);
     }
 
-    /// Adds to the progress of the running step.
-    pub(crate) fn add_progress(&self, bytes: u64) {
-        let before = self.done.fetch_add(bytes, Ordering::Relaxed);
-        if before / (64 * MIB) != (before + bytes) / (64 * MIB) {
+    /// Sets how far the running part of the step is; parts before it are counted by [`end_part`](Self::end_part).
+    pub(crate) fn progress_within(&self, bytes: u64) {
+        let before = self.within.swap(bytes, Ordering::Relaxed);
+        if before / (64 * MIB) != bytes / (64 * MIB) {
             self.changed.notify_one();
         }
+    }
+
+    /// Ends a part of the running step.
+    pub(crate) fn end_part(&self, bytes: u64) {
+        self.within.store(0, Ordering::Relaxed);
+        self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Changes the figures.
@@ -141,7 +165,9 @@ impl JobContext {
     }
 
     fn progress(&self) -> Progress {
-        Progress { bytes_done: self.done.load(Ordering::Relaxed), bytes_total: self.total.load(Ordering::Relaxed) }
+        let done = self.done.load(Ordering::Relaxed) + self.within.load(Ordering::Relaxed);
+        let bytes_total = self.total.load(Ordering::Relaxed);
+        Progress { bytes_done: done.min(bytes_total), bytes_total }
     }
 
     fn event(&self, what: EventKind) {

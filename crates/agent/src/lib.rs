@@ -10,10 +10,20 @@
 //!   the next job runs, unless the job had come to its end.
 //! - Nothing that another product or person made is removed.
 
+mod backup;
 mod clock;
 mod enroll;
+mod errors;
 mod home;
+mod host;
+mod janitor;
+mod job;
+mod journal;
+mod links;
 mod options;
+mod restore;
+mod worker;
 
 pub use enroll::{Enrolled, enroll};
 pub use options::{EnrollOptions, HostOptions, RunOptions};
+pub use worker::run;

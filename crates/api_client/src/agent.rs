@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use api::agent_v1 as v1;
-use model::{AgentId, JobId, SessionId};
+use model::{AgentId, JobId, SessionId, Timestamp};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +29,10 @@ pub struct AgentIdentity {
     pub key_pem: String,
     /// The server's CA, PEM.
     pub ca_pem: String,
+    /// When the certificate was given.
+    pub since: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
 }
 
 impl std::fmt::Debug for AgentIdentity {

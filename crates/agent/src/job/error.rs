@@ -85,6 +85,8 @@ impl JobError {
     }
 }
 
+impl std::error::Error for JobError {}
+
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -95,8 +97,9 @@ impl fmt::Display for JobError {
     }
 }
 
-impl From<ClientError> for JobError {
-    fn from(error: ClientError) -> Self {
+impl JobError {
+    /// Returns what an answer of the server, or its absence, means for the job.
+    pub(crate) fn from_client(error: &ClientError) -> Self {
         let hint = error.problem().and_then(|problem| problem.hint.clone());
         let message = error.to_string();
         let (code, retry) = match error.kind() {
@@ -110,6 +113,12 @@ impl From<ClientError> for JobError {
             Kind::Bug => ("server-error", true),
         };
         JobError::Failed { code, message, hint, retry }
+    }
+}
+
+impl From<ClientError> for JobError {
+    fn from(error: ClientError) -> Self {
+        JobError::from_client(&error)
     }
 }
 

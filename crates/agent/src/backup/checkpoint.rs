@@ -1,0 +1,157 @@
+//! The step `checkpoint`: the VM's state is frozen in a recovery checkpoint of ours.
+
+use hyperv::{ConfigFile, DiskFormat, HostFacts, Mark, VmDisk, VmFacts};
+use model::{Consistency, Timestamp, VmConfig, host_path};
+
+use super::Backup;
+use crate::errors::{files_error, host_error, task_error};
+use crate::job::JobError;
+use crate::journal::Deed;
+use crate::{clock, janitor};
+
+/// The frozen VM.
+pub(super) struct Frozen {
+    /// The host.
+    pub(super) host: HostFacts,
+    /// The VM just before.
+    pub(super) vm: VmFacts,
+    /// InstanceID of the checkpoint.
+    pub(super) checkpoint: String,
+    /// Consistency reached.
+    pub(super) consistency: Consistency,
+    /// Why the wish was not met.
+    pub(super) consistency_note: Option<String>,
+    /// When it was taken.
+    pub(super) taken: Timestamp,
+    /// Its configuration, as the checkpoint holds it.
+    pub(super) config: VmConfig,
+    /// Its configuration files.
+    pub(super) config_files: Vec<ConfigFile>,
+    /// Disks to read.
+    pub(super) disks: Vec<VmDisk>,
+    /// Disks left out on request.
+    pub(super) excluded: Vec<VmDisk>,
+}
+
+impl Backup<'_> {
+    /// Looks at the VM, removes what an earlier run left on it, and takes the checkpoint.
+    pub(super) async fn freeze(&self) -> Result<(Frozen, String), JobError> {
+        let vm_id = self.work.vm;
+        let host = &self.shared.host.clone().with_cancel(self.context.host_cancel());
+        let facts = host.facts().await.map_err(host_error)?;
+        janitor::settle_vm(self.shared, &self.context.server, vm_id).await?;
+        host.wait_settled(vm_id).await.map_err(host_error)?;
+        let vm = host.vm(vm_id).await.map_err(host_error)?;
+        self.check_method(&facts, &vm)?;
+
+        let before = vm.checkpoints.iter().map(|checkpoint| checkpoint.id.clone()).collect();
+        self.context.check()?;
+        self.journal.will(Deed::Checkpoint { before })?;
+        let mark = Mark { job: self.context.job, fence: self.context.fence };
+        let taken = host.take_checkpoint(vm_id, self.work.consistency, mark).await.map_err(host_error)?;
+        self.journal.will(Deed::CheckpointTaken { id: taken.id.clone() })?;
+        let when = clock::now();
+        if let Some(note) = &taken.note {
+            self.context.warning(format!("the guest could not prepare, so the point is crash-consistent: {note}"));
+        }
+
+        let (config, place) = host.checkpoint_config(vm_id, &taken.id).await.map_err(host_error)?;
+        let files = std::sync::Arc::clone(&self.shared.files);
+        let listed = tokio::task::spawn_blocking(move || place.list(&files)).await.map_err(task_error)?;
+        let config_files = listed.map_err(files_error)?;
+        let frozen = host.frozen_disks(vm_id, &taken.id).await.map_err(host_error)?;
+        let (excluded, disks) = frozen.into_iter().partition(|disk| self.is_excluded(disk));
+        let frozen = Frozen {
+            host: facts,
+            vm,
+            checkpoint: taken.id,
+            consistency: taken.consistency,
+            consistency_note: taken.note,
+            taken: when,
+            config,
+            config_files,
+            disks,
+            excluded,
+        };
+        check_disks(&frozen.disks)?;
+        let detail = format!(
+            "{} checkpoint of {} disks and {} configuration files",
+            consistency_text(frozen.consistency),
+            frozen.disks.len(),
+            frozen.config_files.len()
+        );
+        Ok((frozen, detail))
+    }
+
+    /// Refuses what this method cannot back up.
+    fn check_method(&self, host: &HostFacts, vm: &VmFacts) -> Result<(), JobError> {
+        let name = &self.work.vm_name;
+        if !host.change_tracking {
+            return Err(JobError::failed(
+                "method-not-supported",
+                format!("host {} ({}) cannot track changes; that needs Windows Server 2016 or later", host.name, host.os_version),
+            ));
+        }
+        let version = &vm.summary.config.version;
+        if !version_has_tracking(version) {
+            return Err(JobError::failed(
+                "method-not-supported",
+                format!("VM {name:?} has configuration version {version}; tracking changes needs 6.2 or later"),
+            )
+            .hint("upgrade the VM's configuration version on the host (Update-VMVersion)"));
+        }
+        let shared = vm.summary.unsupported.iter().find(|item| item.code == "shared-disk");
+        if let Some(shared) = shared {
+            return Err(JobError::failed("shared-disk", format!("VM {name:?} cannot be backed up: {}", shared.what))
+                .hint("exclude the disk, or back it up from inside the guest"));
+        }
+        Ok(())
+    }
+
+    fn is_excluded(&self, disk: &VmDisk) -> bool {
+        let mut paths = disk.chain.iter().map(|file| file.path.as_str()).chain([disk.path.as_str()]);
+        paths.any(|path| self.work.excluded.iter().any(|excluded| host_path::same(path, excluded)))
+    }
+}
+
+/// Every disk must have a chain that is whole, and be a VHDX: VHD files cannot be tracked.
+fn check_disks(disks: &[VmDisk]) -> Result<(), JobError> {
+    for disk in disks {
+        if let Some(problem) = &disk.problem {
+            return Err(JobError::failed("disk-unreadable", format!("disk {} at {} cannot be read: {problem}", disk.path, disk.slot))
+                .hint("repair or detach the disk, or exclude it with `reprise vm exclude`"));
+        }
+        if let Some(file) = disk.chain.iter().find(|file| file.format != DiskFormat::Vhdx) {
+            return Err(JobError::failed("disk-format", format!("disk {} at {} is not in VHDX format", file.path, disk.slot))
+                .hint("convert it to VHDX on the host (Convert-VHD), or exclude it with `reprise vm exclude`"));
+        }
+    }
+    Ok(())
+}
+
+fn consistency_text(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Application => "application-consistent",
+        Consistency::Crash => "crash-consistent",
+        Consistency::Offline => "offline",
+    }
+}
+
+/// Whether a configuration version (such as `8.0`) is 6.2 or later.
+fn version_has_tracking(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    (major, minor) >= (6, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_has_tracking;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (version, tracking) in [("5.0", false), ("6.1", false), ("6.2", true), ("8.0", true), ("10.0", true), ("", false)] {
+            assert_eq!(version_has_tracking(version), tracking, "{version}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What errors of the host, of its files and of the pipeline mean for a job.
+
+use std::error::Error as StdError;
+
+use hyperv::{ErrorKind, FileError, FileErrorKind};
+use pipeline::{BackupError, RestoreError, VerifyError};
+
+use crate::job::JobError;
+
+/// Joins an error with its causes.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// An error of the host's management interface.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn host_error(error: hyperv::Error) -> JobError {
+    let message = chain(&error);
+    match error.kind() {
+        ErrorKind::Retry => JobError::NotReady(message),
+        ErrorKind::ResultUnknown | ErrorKind::Timeout => JobError::transient("host-timeout", message),
+        ErrorKind::NotFound => JobError::failed("not-on-host", message)
+            .hint("look whether the VM still exists on the host; `reprise vm list` shows the last inventory"),
+        ErrorKind::AccessDenied => JobError::NotReady(message),
+        ErrorKind::WrongState | ErrorKind::InUse => JobError::transient("host-busy", message),
+        ErrorKind::Refused => JobError::failed("host-refused", message),
+        ErrorKind::Unsupported => JobError::failed("not-supported", message),
+        ErrorKind::Cancelled => JobError::failed("cancelled", message),
+        ErrorKind::Protocol => JobError::failed("host-protocol", message),
+        ErrorKind::Failed => JobError::transient("host-failed", message),
+    }
+}
+
+/// An error of the host's files.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn files_error(error: FileError) -> JobError {
+    let message = chain(&error);
+    match error.kind() {
+        FileErrorKind::NotFound => JobError::failed("file-missing", message),
+        FileErrorKind::Exists => JobError::failed("path-taken", message).hint("choose another folder with --folder"),
+        FileErrorKind::InUse => JobError::transient("file-in-use", message)
+            .hint("close the program that holds the file; the job is tried again"),
+        FileErrorKind::Denied => JobError::failed("file-denied", message)
+            .hint("give the agent's account rights on the folder"),
+        FileErrorKind::Full => JobError::failed("target-full", message)
+            .hint("free space on the volume, or choose a folder on another one with --folder"),
+        FileErrorKind::BadPath => JobError::failed("bad-path", message),
+        FileErrorKind::Other => JobError::transient("file-error", message),
+    }
+}
+
+/// A disk that cannot be opened.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn chain_error(error: hyperv::ChainError) -> JobError {
+    JobError::failed("disk-unreadable", chain(&error))
+        .hint("check the disk with `reprise vhdx check` on the host, or exclude it with `reprise vm exclude`")
+}
+
+/// A backup that the pipeline gave up.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn backup_error(error: BackupError) -> JobError {
+    let message = chain(&error);
+    if let Some(error) = link_error(&error) {
+        return error;
+    }
+    match error {
+        BackupError::Read { .. } => JobError::transient("disk-unreadable", message),
+        BackupError::Cancelled
+        | BackupError::Link { .. }
+        | BackupError::SessionFailed { .. }
+        | BackupError::Tree(_)
+        | BackupError::Pack(_)
+        | BackupError::BaseDoesNotFit { .. } => JobError::transient("backup-failed", message),
+    }
+}
+
+/// A restore that the pipeline gave up.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn restore_error(error: RestoreError) -> JobError {
+    let message = chain(&error);
+    if let Some(error) = link_error(&error) {
+        return error;
+    }
+    match error {
+        RestoreError::Write { source, .. } => match source.downcast::<std::io::Error>() {
+            Ok(io) if io.kind() == std::io::ErrorKind::StorageFull => JobError::failed("target-full", message)
+                .hint("free space on the volume, or choose a folder on another one with --folder"),
+            Ok(_) | Err(_) => JobError::transient("target-unwritable", message),
+        },
+        RestoreError::MissingChunk { .. }
+        | RestoreError::DamagedChunk { .. }
+        | RestoreError::ShortChunk { .. }
+        | RestoreError::WrongDigest { .. }
+        | RestoreError::Tree(_) => JobError::failed("damaged", message)
+            .hint("restore an older recovery point; `reprise point verify` tells which are whole"),
+        RestoreError::Cancelled | RestoreError::Link { .. } => JobError::transient("restore-failed", message),
+    }
+}
+
+/// A read-back that did not give what was written.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn verify_error(path: &str, error: VerifyError) -> JobError {
+    let message = format!("{path}: {}", chain(&error));
+    match error {
+        VerifyError::Mismatch { .. } | VerifyError::WrongLength { .. } => {
+            JobError::failed("verify-failed", message).hint("check the host's storage, then restore again")
+        }
+        VerifyError::Cancelled | VerifyError::Read { .. } => JobError::transient("verify-failed", message),
+    }
+}
+
+/// A background task that panicked or was dropped.
+#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
+pub(crate) fn task_error(error: tokio::task::JoinError) -> JobError {
+    JobError::transient("agent-bug", format!("a task of the agent ended unexpectedly: {error}"))
+}
+
+/// What the server said, where an error of the pipeline came from it.
+fn link_error(error: &(dyn StdError + 'static)) -> Option<JobError> {
+    let mut at = Some(error);
+    while let Some(cause) = at {
+        if let Some(refused) = cause.downcast_ref::<crate::links::LinkError>() {
+            return Some(refused.as_job_error());
+        }
+        at = cause.source();
+    }
+    None
+}

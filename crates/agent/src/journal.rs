@@ -1,0 +1,174 @@
+//! What a job has done to the host, written down before it is done.
+//!
+//! One file per run of a job (`jobs/<job>-<fence>.json`), replaced whole and synced at each change. Whoever finds one
+//! after a crash undoes it backwards, unless [`Entries::succeeded`] says that the work had come to its end; then only the
+//! server has not heard of it yet.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model::{Fence, JobId, Timestamp, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::backup::Conversion;
+use crate::home::Home;
+use crate::job::JobError;
+
+/// What a journal file holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Entries {
+    /// The job.
+    pub(crate) job: JobId,
+    /// The fence of the run.
+    pub(crate) fence: Fence,
+    /// The VM.
+    pub(crate) vm: VmId,
+    /// What was done, in order.
+    pub(crate) deeds: Vec<Deed>,
+    /// When the work succeeded, once it has; then nothing is undone any more.
+    pub(crate) succeeded: Option<Timestamp>,
+}
+
+/// Something done, or about to be done, on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "deed", rename_all = "kebab-case")]
+pub(crate) enum Deed {
+    /// A recovery checkpoint is being taken; those of this VM that existed before.
+    Checkpoint {
+        /// InstanceIDs.
+        before: Vec<String>,
+    },
+    /// The checkpoint is there.
+    CheckpointTaken {
+        /// InstanceID.
+        id: String,
+    },
+    /// The point is being committed: from here on only the server knows whether the checkpoint still counts.
+    Publishing,
+    /// The point is committed and the checkpoint is being converted.
+    Converting(Conversion),
+    /// A folder was made.
+    Folder {
+        /// Path on the host.
+        path: String,
+    },
+    /// A file is being written.
+    File {
+        /// Path on the host.
+        path: String,
+    },
+    /// A file is being renamed.
+    Rename {
+        /// From here.
+        from: String,
+        /// To here.
+        to: String,
+    },
+    /// A VM is being registered on exactly these disk files.
+    Register {
+        /// Its id, where it is known before.
+        id: Option<VmId>,
+        /// Its disk files.
+        disks: Vec<String>,
+        /// Folder of its configuration.
+        config_folder: String,
+        /// VMs and planned VMs that existed before.
+        before: Vec<VmId>,
+    },
+}
+
+/// The journal of a running job.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    home: Arc<Home>,
+    name: String,
+    entries: Mutex<Entries>,
+}
+
+impl Journal {
+    /// Makes the journal of a run; nothing is written before the first deed.
+    pub(crate) fn new(home: Arc<Home>, job: JobId, fence: Fence, vm: VmId) -> Self {
+        let entries = Entries { job, fence, vm, deeds: Vec::new(), succeeded: None };
+        Self { home, name: format!("jobs/{job}-{fence}.json"), entries: Mutex::new(entries) }
+    }
+
+    /// Opens a journal that a crash left.
+    pub(crate) fn open(home: Arc<Home>, name: &str) -> anyhow::Result<Option<Self>> {
+        let Some(entries) = home.read::<Entries>(name)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self { home, name: name.to_owned(), entries: Mutex::new(entries) }))
+    }
+
+    /// Returns what it holds.
+    pub(crate) fn entries(&self) -> Entries {
+        self.lock().clone()
+    }
+
+    /// Writes a deed down, durably, before it is done.
+    pub(crate) fn will(&self, deed: Deed) -> Result<(), JobError> {
+        let mut entries = self.lock();
+        entries.deeds.push(deed);
+        self.save(&entries)
+    }
+
+    /// Takes the last deeds back, from `keep` on, once they are undone.
+    pub(crate) fn undone(&self, keep: usize) -> Result<(), JobError> {
+        let mut entries = self.lock();
+        entries.deeds.truncate(keep);
+        self.save(&entries)
+    }
+
+    /// Writes down that the work succeeded, before the server is told. Without deeds there is nothing to remember.
+    pub(crate) fn succeeded(&self, at: Timestamp) -> Result<(), JobError> {
+        let mut entries = self.lock();
+        if entries.deeds.is_empty() {
+            return Ok(());
+        }
+        entries.succeeded = Some(at);
+        self.save(&entries)
+    }
+
+    /// Whether nothing is left to undo.
+    pub(crate) fn is_settled(&self) -> bool {
+        let entries = self.lock();
+        entries.succeeded.is_some() || entries.deeds.is_empty()
+    }
+
+    /// Removes the journal: nothing is left to undo or to tell.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        self.home.remove(&self.name)
+    }
+
+    fn save(&self, entries: &Entries) -> Result<(), JobError> {
+        self.home.write(&self.name, entries).map_err(|error| {
+            JobError::failed("agent-data-folder", format!("cannot write the job's journal: {error:#}"))
+                .hint("free space in the agent's data folder and check its rights")
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deed_is_on_disk_before_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Arc::new(Home::open(dir.path()).unwrap());
+        let journal = Journal::new(Arc::clone(&home), JobId::random(), Fence(3), VmId::random());
+        assert!(home.journals().unwrap().is_empty());
+        journal.will(Deed::File { path: "C:\\a".into() }).unwrap();
+        journal.will(Deed::Publishing).unwrap();
+        let names = home.journals().unwrap();
+        let found = Journal::open(Arc::clone(&home), &names[0]).unwrap().unwrap();
+        assert_eq!(found.entries().deeds, [Deed::File { path: "C:\\a".into() }, Deed::Publishing]);
+        found.undone(1).unwrap();
+        assert_eq!(found.entries().deeds.len(), 1);
+        found.remove().unwrap();
+        assert!(home.journals().unwrap().is_empty());
+    }
+}

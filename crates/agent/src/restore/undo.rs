@@ -1,0 +1,85 @@
+//! Undoing a restore from its journal, last deed first. Each step can run again.
+
+use std::sync::Arc;
+
+use model::{VmId, host_path};
+
+use crate::errors::{files_error, host_error, task_error};
+use crate::job::JobError;
+use crate::journal::{Deed, Journal};
+use crate::worker::Shared;
+
+/// Undoes every deed of the journal.
+pub(crate) async fn undo_all(shared: &Arc<Shared>, journal: &Journal) -> Result<(), JobError> {
+    let deeds = journal.entries().deeds;
+    for (number, deed) in deeds.iter().enumerate().rev() {
+        undo(shared, deed).await?;
+        journal.undone(number)?;
+    }
+    Ok(())
+}
+
+async fn undo(shared: &Arc<Shared>, deed: &Deed) -> Result<(), JobError> {
+    match deed {
+        Deed::Register { id, disks, config_folder: _, before } => unregister(shared, *id, disks, before).await,
+        Deed::Folder { .. } | Deed::File { .. } | Deed::Rename { .. } => {
+            let files = Arc::clone(&shared.files);
+            let deed = deed.clone();
+            tokio::task::spawn_blocking(move || undo_file(&files, &deed)).await.map_err(task_error)?
+        }
+        Deed::Checkpoint { .. } | Deed::CheckpointTaken { .. } | Deed::Publishing | Deed::Converting(_) => Ok(()),
+    }
+}
+
+fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
+    match deed {
+        Deed::File { path } => files.delete(path).map_err(files_error),
+        Deed::Folder { path } => match files.delete_folder(path) {
+            // Someone else has put something there: then it is not ours to remove.
+            Err(_) if files.list(path).is_ok_and(|entries| !entries.is_empty()) => Ok(()),
+            other => other.map_err(files_error),
+        },
+        Deed::Rename { from, to } => {
+            let gone = files.stat(from).map_err(files_error)?.is_none();
+            if gone && files.stat(to).map_err(files_error)?.is_some() {
+                files.rename(to, from).map_err(files_error)?;
+            }
+            Ok(())
+        }
+        Deed::Register { .. }
+        | Deed::Checkpoint { .. }
+        | Deed::CheckpointTaken { .. }
+        | Deed::Publishing
+        | Deed::Converting(_) => Ok(()),
+    }
+}
+
+/// Destroys the VM that the restore registered, planned or whole. It is known by its id where that was kept, else by
+/// being new and having no disk but those of the restore.
+async fn unregister(
+    shared: &Arc<Shared>,
+    id: Option<VmId>,
+    disks: &[String],
+    before: &[VmId],
+) -> Result<(), JobError> {
+    let host = &shared.host;
+    let own = |path: &str| disks.iter().any(|disk| host_path::same(disk, path));
+    for planned in host.planned_vms().await.map_err(host_error)? {
+        if before.contains(&planned.id) {
+            continue;
+        }
+        let config = host.planned_config(planned.id).await.map_err(host_error)?;
+        if id == Some(planned.id) || config.disks().any(|(_, _, path)| own(path)) {
+            host.destroy_planned(planned.id).await.map_err(host_error)?;
+        }
+    }
+    for vm in host.vms().await.map_err(host_error)? {
+        let vm_id = vm.config.id;
+        let only_own = vm.config.disks().count() > 0 && vm.config.disks().all(|(_, _, path)| own(path));
+        if !before.contains(&vm_id) && (id == Some(vm_id) || only_own) {
+            host.turn_off(vm_id).await.map_err(host_error)?;
+            host.destroy_vm(vm_id).await.map_err(host_error)?;
+        }
+    }
+    Ok(())
+}

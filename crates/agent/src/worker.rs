@@ -1,0 +1,235 @@
+//! The agent's main loop: looks whether the host is ready, asks for work, runs it.
+//!
+//! Before the first job, and whenever a job has ended badly, the janitor undoes what journals and marks name. While
+//! that is impossible the agent is not ready, and says so.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use api::agent_v1::{Assignment, CertificateRequest, Finish, Outcome, PollRequest, Readiness, Work};
+use api_client::{Agent, Kind};
+use hyperv::{Host, HostFacts, HostFiles};
+use model::{Fence, JobId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::home::Home;
+use crate::job::{JobContext, Stop, report_until};
+use crate::journal::Journal;
+use crate::options::RunOptions;
+use crate::{backup, clock, enroll, host, janitor, restore};
+
+/// How long the server may hold a poll.
+const POLL_WAIT_SECS: u32 = 25;
+/// Pause before the next look at a host that is not ready, or a server that does not answer.
+const UNREADY_PAUSE: Duration = Duration::from_secs(2);
+/// How long running jobs may take to clean up when the agent is stopped.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
+/// What the agent's tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The data folder.
+    pub(crate) home: Arc<Home>,
+    /// The host's driver.
+    pub(crate) host: Host,
+    /// The host's files.
+    pub(crate) files: Arc<HostFiles>,
+    /// Settings.
+    pub(crate) options: RunOptions,
+    running: Mutex<HashMap<JobId, Arc<JobContext>>>,
+}
+
+/// Runs the agent until `shutdown`.
+///
+/// Fails at once where it is not enrolled, its folder is in use, or its settings are unusable. A server or host that is
+/// away is waited for.
+pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let home = Arc::new(Home::open(&options.data_dir)?);
+    let identity = home.identity()?;
+    let (host, files) = host::connect(&options.host)?;
+    let mut server = Agent::new(&identity).context("set up the connection to the server")?;
+    let shared = Arc::new(Shared { home, host, files, options, running: Mutex::default() });
+    let tasks = TaskTracker::new();
+    let instance = uuid::Uuid::new_v4().to_string();
+    info!(agent = %identity.agent, "agent of {} starts", identity.url);
+
+    while !shutdown.is_cancelled() {
+        match renew_certificate(&shared.home, &server).await {
+            Ok(Some(renewed)) => server = renewed,
+            Ok(None) => {}
+            Err(error) => warn!("cannot renew the agent's certificate: {error:#}"),
+        }
+        let turn = turn(&shared, &server, &instance, &tasks);
+        tokio::select! {
+            pause = turn => if let Some(pause) = pause {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            },
+            () = shutdown.cancelled() => {}
+        }
+    }
+    info!("agent stops");
+    for job in shared.running().values() {
+        job.stop(Stop::Shutdown);
+    }
+    tasks.close();
+    if tokio::time::timeout(SHUTDOWN_GRACE, tasks.wait()).await.is_err() {
+        warn!("jobs were still running; what they left is cleaned up at the next start");
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<JobContext>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the attempts that run now.
+    pub(crate) fn running_attempts(&self) -> Vec<(JobId, Fence)> {
+        self.running().values().map(|context| (context.job, context.fence)).collect()
+    }
+
+    /// Returns the jobs that run now.
+    pub(crate) fn running_jobs(&self) -> Vec<JobId> {
+        self.running().keys().copied().collect()
+    }
+}
+
+/// One turn of the loop; returns a pause before the next.
+async fn turn(
+    shared: &Arc<Shared>,
+    server: &Agent,
+    instance: &str,
+    tasks: &TaskTracker,
+) -> Option<Duration> {
+    let (mut readiness, facts) = host::readiness(&shared.host, &shared.files).await;
+    if readiness == Readiness::Ready
+        && let Err(error) = janitor::clean_up(shared, server).await
+    {
+        readiness =
+            Readiness::NotReady { reason: format!("what an earlier job left cannot be cleaned up yet: {error:#}") };
+    }
+    let ready = readiness == Readiness::Ready;
+    let request = PollRequest {
+        wait_secs: if ready { POLL_WAIT_SECS } else { 0 },
+        instance: instance.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        readiness,
+        host: facts.as_ref().map(host::identity),
+        running: shared.running_jobs(),
+        slots: shared.options.slots,
+    };
+    let reply = match server.poll(&request).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            match error.kind() {
+                Kind::Retry => warn!("cannot poll the server: {error}"),
+                _ => error!("the server refuses this agent: {error}"),
+            }
+            return Some(UNREADY_PAUSE);
+        }
+    };
+    for job in reply.stop {
+        if let Some(context) = shared.running().get(&job) {
+            context.stop(Stop::Fenced);
+        }
+    }
+    if let Some(facts) = facts.as_ref().filter(|_| ready && reply.inventory_wanted)
+        && let Err(error) = send_inventory(shared, server, facts).await
+    {
+        warn!("cannot send the inventory: {error:#}");
+    }
+    if let Some(assignment) = reply.assignment {
+        let context = Arc::new(JobContext::new(server.clone(), &assignment));
+        shared.running().insert(assignment.job, Arc::clone(&context));
+        let shared = Arc::clone(shared);
+        tasks.spawn(async move {
+            run_job(&shared, &context, assignment.work).await;
+            shared.running().remove(&context.job);
+        });
+    }
+    (!ready).then_some(UNREADY_PAUSE)
+}
+
+async fn send_inventory(shared: &Shared, server: &Agent, facts: &HostFacts) -> anyhow::Result<()> {
+    let vms = shared.host.vms().await.context("list the VMs of the host")?;
+    server.inventory(&host::inventory(facts, &vms)).await.context("send it")
+}
+
+/// Runs a job and tells the server how it ended.
+async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
+    let earlier = match janitor::finished_before(shared, context.job) {
+        Ok(earlier) => earlier,
+        Err(error) => {
+            warn!(job.id = %context.job, "cannot look for an earlier run: {error:#}");
+            None
+        }
+    };
+    let vm = match &work {
+        Work::Backup(backup) => backup.vm,
+        Work::Restore(restore) => restore.wish.vm,
+    };
+    let journal = match earlier {
+        Some(journal) => Arc::new(journal),
+        None => Arc::new(Journal::new(Arc::clone(&shared.home), context.job, context.fence, vm)),
+    };
+    let work = async {
+        if journal.entries().succeeded.is_some() {
+            context.note("an earlier run of this job had come to its end");
+            return Ok(());
+        }
+        match work {
+            Work::Backup(work) => backup::run(shared, context, &journal, &work).await,
+            Work::Restore(work) => restore::run(shared, context, &journal, &work).await,
+        }?;
+        journal.succeeded(clock::now())
+    };
+    let outcome = match report_until(context, work).await {
+        Ok(()) => Some(Outcome::Succeeded),
+        Err(error) => {
+            warn!(job.id = %context.job, "job failed: {error}");
+            error.outcome()
+        }
+    };
+    // `None`: the job belongs to someone else now; there is nothing to tell.
+    if let Some(outcome) = outcome {
+        let finish = Finish { fence: context.fence, outcome, figures: context.figures(|_| ()) };
+        match context.server.finish(context.job, &finish).await {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), Kind::Fenced | Kind::NotFound) => {
+                info!(job.id = %context.job, "the server had given the job up: {error}");
+                return;
+            }
+            Err(error) => {
+                warn!(job.id = %context.job, "cannot tell the server how the job ended: {error}");
+                return;
+            }
+        }
+    }
+    if journal.is_settled()
+        && let Err(error) = journal.remove()
+    {
+        warn!(job.id = %context.job, "{error:#}");
+    }
+}
+
+/// Renews the certificate once two thirds of its life are over.
+async fn renew_certificate(home: &Home, server: &Agent) -> anyhow::Result<Option<Agent>> {
+    let identity = home.identity()?;
+    let life = identity.expires.millis_since(identity.since);
+    if clock::now().millis_since(identity.since) < life / 3 * 2 {
+        return Ok(None);
+    }
+    let (csr_pem, key_pem) = enroll::signing_request()?;
+    let reply = server.certificate(&CertificateRequest { csr_pem }).await.context("ask the server")?;
+    let renewed = enroll::identity_from(&reply, identity.url, key_pem);
+    home.set_identity(&renewed)?;
+    info!("the agent's certificate now ends {}", renewed.expires);
+    Ok(Some(Agent::new(&renewed)?))
+}
