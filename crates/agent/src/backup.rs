@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use api::agent_v1::{BackupSession, BackupWork, CloseSession, Publish, Published};
 use model::{
-    CheckpointInfo, Excluded, FullReason, HumanBytes, Method, PointKind, RecoveryPoint, SourceHost, Unsupported,
+    CheckpointInfo, Excluded, FullReason, HumanBytes, Method, PointKind, RecoveryPoint, SourceHost,
+    Unsupported,
 };
 
 use crate::job::{JobContext, JobError};
@@ -40,15 +41,25 @@ pub(crate) async fn run(
     work: &BackupWork,
 ) -> Result<(), JobError> {
     if work.method == Some(Method::Vss) {
-        return Err(JobError::failed("method-not-supported", "this version makes no backups by the VSS method")
-            .hint("leave --method out, or use --method rct"));
+        return Err(JobError::failed(
+            "method-not-supported",
+            "this version makes no backups by the VSS method",
+        )
+        .hint("leave --method out, or use --method rct"));
     }
-    let backup = Backup { shared, context, journal, work };
+    let backup = Backup {
+        shared,
+        context,
+        journal,
+        work,
+    };
     let result = backup.steps().await;
     if let Err(error) = &result {
         context.note(format!("cleaning up, because {error}"));
         if let Err(error) = crate::janitor::undo_backup(shared, journal).await {
-            context.note(format!("the checkpoint could not be removed yet, the agent will try again: {error}"));
+            context.note(format!(
+                "the checkpoint could not be removed yet, the agent will try again: {error}"
+            ));
         }
     }
     result
@@ -59,9 +70,15 @@ impl Backup<'_> {
         let context = self.context;
         let frozen = context.step("checkpoint", self.freeze()).await?;
         let (session, images) = context.step("read", self.read(&frozen)).await?;
-        let published = context.step("publish", self.publish(&frozen, &session, images)).await?;
-        context.step("convert", self.convert(&frozen, &session, &published)).await?;
-        let close = CloseSession { fence: context.fence };
+        let published = context
+            .step("publish", self.publish(&frozen, &session, images))
+            .await?;
+        context
+            .step("convert", self.convert(&frozen, &session, &published))
+            .await?;
+        let close = CloseSession {
+            fence: context.fence,
+        };
         context.server.close(session.session, &close).await?;
         Ok(())
     }
@@ -78,25 +95,51 @@ impl Backup<'_> {
         // Whether the commit happened is known to the server alone from here on.
         self.journal.will(Deed::Publishing)?;
         let disks = point.disks.clone();
-        let request = Publish { fence: self.context.fence, point };
-        let published: Published = self.context.server.publish(session.session, &request).await?;
-        self.context.figures(|figures| figures.bytes_stored = published.stored_bytes);
+        let request = Publish {
+            fence: self.context.fence,
+            point,
+        };
+        let published: Published = self
+            .context
+            .server
+            .publish(session.session, &request)
+            .await?;
+        self.context
+            .figures(|figures| figures.bytes_stored = published.stored_bytes);
         let detail = format!(
             "recovery point {} ({} new in the store)",
             published.point,
             HumanBytes(published.stored_bytes)
         );
-        Ok((Committed { point: published.point, disks }, detail))
+        Ok((
+            Committed {
+                point: published.point,
+                disks,
+            },
+            detail,
+        ))
     }
 
     fn point(&self, frozen: &Frozen, session: &BackupSession, images: ReadImages) -> RecoveryPoint {
         let full = images.disks.iter().all(|disk| disk.full_reason.is_some());
-        let unsupported = frozen.vm.summary.unsupported.iter().map(|item| Unsupported {
-            code: item.code.clone(),
-            what: item.what.clone(),
+        let unsupported = frozen
+            .vm
+            .summary
+            .unsupported
+            .iter()
+            .map(|item| Unsupported {
+                code: item.code.clone(),
+                what: item.what.clone(),
+            });
+        let excluded = frozen.excluded.iter().map(|disk| Excluded {
+            path: disk.path.clone(),
+            slot: disk.slot.to_string(),
         });
-        let excluded = frozen.excluded.iter().map(|disk| Excluded { path: disk.path.clone(), slot: disk.slot.to_string() });
-        let checkpoints = frozen.vm.checkpoints.iter().filter(|checkpoint| checkpoint.kind == hyperv::CheckpointKind::User);
+        let checkpoints = frozen
+            .vm
+            .checkpoints
+            .iter()
+            .filter(|checkpoint| checkpoint.kind == hyperv::CheckpointKind::User);
         RecoveryPoint {
             id: session.point,
             job: self.context.job,
@@ -110,7 +153,11 @@ impl Backup<'_> {
             power: frozen.vm.summary.power,
             created: frozen.taken,
             method: Method::Rct,
-            kind: if full { PointKind::Full } else { PointKind::Incremental },
+            kind: if full {
+                PointKind::Full
+            } else {
+                PointKind::Incremental
+            },
             consistency: frozen.consistency,
             consistency_note: frozen.consistency_note.clone(),
             parent: images.parent,

@@ -43,18 +43,28 @@ pub async fn enroll(options: &EnrollOptions) -> anyhow::Result<Enrolled> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let trust = Trust::Fingerprint(token.ca_fingerprint);
-    let reply = api_client::enroll(&options.server, &trust, &request).await.context("enrol at the server")?;
+    let reply = api_client::enroll(&options.server, &trust, &request)
+        .await
+        .context("enrol at the server")?;
     let url = agents_url(&options.server, reply.agent_port)?;
     let identity = identity_from(&reply, url.clone(), key_pem);
     home.set_identity(&identity)?;
-    Ok(Enrolled { agent: reply.agent, url, expires: reply.expires })
+    Ok(Enrolled {
+        agent: reply.agent,
+        url,
+        expires: reply.expires,
+    })
 }
 
 /// Makes a key and a certificate signing request, both PEM. The server sets the names; it uses the public key alone.
 pub(crate) fn signing_request() -> anyhow::Result<(String, String)> {
     let key = rcgen::KeyPair::generate().context("make a private key")?;
-    let params = rcgen::CertificateParams::new(Vec::<String>::new()).context("make a signing request")?;
-    let csr = params.serialize_request(&key).and_then(|csr| csr.pem()).context("make a signing request")?;
+    let params =
+        rcgen::CertificateParams::new(Vec::<String>::new()).context("make a signing request")?;
+    let csr = params
+        .serialize_request(&key)
+        .and_then(|csr| csr.pem())
+        .context("make a signing request")?;
     Ok((csr, key.serialize_pem()))
 }
 
@@ -74,7 +84,10 @@ pub(crate) fn identity_from(reply: &EnrolReply, url: String, key_pem: String) ->
 /// Returns the server's address with the agents' port in place of the people's.
 fn agents_url(server: &str, port: u16) -> anyhow::Result<String> {
     let rest = server.trim_end_matches('/').strip_prefix("https://");
-    let Some(authority) = rest.and_then(|rest| rest.split('/').next()).filter(|authority| !authority.is_empty()) else {
+    let Some(authority) = rest
+        .and_then(|rest| rest.split('/').next())
+        .filter(|authority| !authority.is_empty())
+    else {
         bail!("the server's address must look like https://backup.example:8443, not {server:?}");
     };
     let host = match authority.rfind(':') {
@@ -87,10 +100,15 @@ fn agents_url(server: &str, port: u16) -> anyhow::Result<String> {
 
 /// Returns this machine's name, for people.
 fn machine_name() -> String {
-    let from_variable = std::env::var("COMPUTERNAME").or_else(|_| std::env::var("HOSTNAME")).ok();
+    let from_variable = std::env::var("COMPUTERNAME")
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .ok();
     from_variable
         .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
-        .map_or_else(|| "unknown".to_owned(), |name| name.trim().chars().take(64).collect())
+        .map_or_else(
+            || "unknown".to_owned(),
+            |name| name.trim().chars().take(64).collect(),
+        )
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
 }
 
 /// An error of the host's management interface.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn host_error(error: hyperv::Error) -> JobError {
     let message = chain(&error);
     match error.kind() {
@@ -39,12 +38,13 @@ pub(crate) fn host_error(error: hyperv::Error) -> JobError {
 }
 
 /// An error of the host's files.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn files_error(error: FileError) -> JobError {
     let message = chain(&error);
     match error.kind() {
         FileErrorKind::NotFound => JobError::failed("file-missing", message),
-        FileErrorKind::Exists => JobError::failed("path-taken", message).hint("choose another folder with --folder"),
+        FileErrorKind::Exists => {
+            JobError::failed("path-taken", message).hint("choose another folder with --folder")
+        }
         FileErrorKind::InUse => JobError::transient("file-in-use", message)
             .hint("close the program that holds the file; the job is tried again"),
         FileErrorKind::Denied => JobError::failed("file-denied", message)
@@ -52,19 +52,17 @@ pub(crate) fn files_error(error: FileError) -> JobError {
         FileErrorKind::Full => JobError::failed("target-full", message)
             .hint("free space on the volume, or choose a folder on another one with --folder"),
         FileErrorKind::BadPath => JobError::failed("bad-path", message),
-        FileErrorKind::Other => JobError::transient("file-error", message),
+        FileErrorKind::Failed => JobError::transient("file-error", message),
     }
 }
 
 /// A disk that cannot be opened.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn chain_error(error: hyperv::ChainError) -> JobError {
     JobError::failed("disk-unreadable", chain(&error))
         .hint("check the disk with `reprise vhdx check` on the host, or exclude it with `reprise vm exclude`")
 }
 
 /// A backup that the pipeline gave up.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn backup_error(error: BackupError) -> JobError {
     let message = chain(&error);
     if let Some(error) = link_error(&error) {
@@ -82,7 +80,6 @@ pub(crate) fn backup_error(error: BackupError) -> JobError {
 }
 
 /// A restore that the pipeline gave up.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn restore_error(error: RestoreError) -> JobError {
     let message = chain(&error);
     if let Some(error) = link_error(&error) {
@@ -90,36 +87,46 @@ pub(crate) fn restore_error(error: RestoreError) -> JobError {
     }
     match error {
         RestoreError::Write { source, .. } => match source.downcast::<std::io::Error>() {
-            Ok(io) if io.kind() == std::io::ErrorKind::StorageFull => JobError::failed("target-full", message)
-                .hint("free space on the volume, or choose a folder on another one with --folder"),
+            Ok(io) if io.kind() == std::io::ErrorKind::StorageFull => {
+                JobError::failed("target-full", message).hint(
+                    "free space on the volume, or choose a folder on another one with --folder",
+                )
+            }
             Ok(_) | Err(_) => JobError::transient("target-unwritable", message),
         },
         RestoreError::MissingChunk { .. }
         | RestoreError::DamagedChunk { .. }
         | RestoreError::ShortChunk { .. }
         | RestoreError::WrongDigest { .. }
+        | RestoreError::Incomplete { .. }
         | RestoreError::Tree(_) => JobError::failed("damaged", message)
             .hint("restore an older recovery point; `reprise point verify` tells which are whole"),
-        RestoreError::Cancelled | RestoreError::Link { .. } => JobError::transient("restore-failed", message),
+        RestoreError::Cancelled | RestoreError::Link { .. } => {
+            JobError::transient("restore-failed", message)
+        }
     }
 }
 
 /// A read-back that did not give what was written.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn verify_error(path: &str, error: VerifyError) -> JobError {
     let message = format!("{path}: {}", chain(&error));
     match error {
         VerifyError::Mismatch { .. } | VerifyError::WrongLength { .. } => {
-            JobError::failed("verify-failed", message).hint("check the host's storage, then restore again")
+            JobError::failed("verify-failed", message)
+                .hint("check the host's storage, then restore again")
         }
-        VerifyError::Cancelled | VerifyError::Read { .. } => JobError::transient("verify-failed", message),
+        VerifyError::Cancelled | VerifyError::Read { .. } => {
+            JobError::transient("verify-failed", message)
+        }
     }
 }
 
 /// A background task that panicked or was dropped.
-#[expect(clippy::needless_pass_by_value, reason = "used with map_err")]
 pub(crate) fn task_error(error: tokio::task::JoinError) -> JobError {
-    JobError::transient("agent-bug", format!("a task of the agent ended unexpectedly: {error}"))
+    JobError::transient(
+        "agent-bug",
+        format!("a task of the agent ended unexpectedly: {error}"),
+    )
 }
 
 /// What the server said, where an error of the pipeline came from it.

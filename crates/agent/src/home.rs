@@ -24,7 +24,8 @@ pub(crate) struct Home {
 impl Home {
     /// Opens the folder, making it where it is missing, and takes its lock.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(dir.join("jobs")).with_context(|| format!("make the data folder {}", dir.display()))?;
+        fs::create_dir_all(dir.join("jobs"))
+            .with_context(|| format!("make the data folder {}", dir.display()))?;
         private(dir, 0o700)?;
         let path = dir.join(LOCK);
         let lock = File::options()
@@ -34,12 +35,18 @@ impl Home {
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock, changing: Mutex::new(()) }),
+            Ok(()) => Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+                changing: Mutex::new(()),
+            }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another agent process uses the data folder {}; stop it first, or give this one its own --data",
                 dir.display()
             ),
-            Err(TryLockError::Error(error)) => Err(error).context(format!("lock {}", path.display())),
+            Err(TryLockError::Error(error)) => {
+                Err(error).context(format!("lock {}", path.display()))
+            }
         }
     }
 
@@ -72,7 +79,8 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context(format!("read {}", path.display())),
         };
-        let value = serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+        let value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is damaged", path.display()))?;
         Ok(Some(value))
     }
 
@@ -96,7 +104,9 @@ impl Home {
     pub(crate) fn remove(&self, name: &str) -> anyhow::Result<()> {
         let path = self.dir.join(name);
         match fs::remove_file(&path) {
-            Ok(()) => sync_folder(path.parent().unwrap_or(&self.dir)).context("sync the data folder"),
+            Ok(()) => {
+                sync_folder(path.parent().unwrap_or(&self.dir)).context("sync the data folder")
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error).context(format!("remove {}", path.display())),
         }
@@ -107,7 +117,9 @@ impl Home {
         let dir = self.dir.join("jobs");
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
-            let name = entry.with_context(|| format!("list {}", dir.display()))?.file_name();
+            let name = entry
+                .with_context(|| format!("list {}", dir.display()))?
+                .file_name();
             if let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) {
                 names.push(format!("jobs/{name}"));
             }
@@ -148,7 +160,12 @@ mod tests {
     fn one_process_holds_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path()).unwrap();
-        assert!(Home::open(dir.path()).unwrap_err().to_string().contains("another agent process"));
+        assert!(
+            Home::open(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("another agent process")
+        );
         drop(home);
         assert!(Home::open(dir.path()).is_ok());
     }
@@ -157,7 +174,12 @@ mod tests {
     fn files_are_written_whole_and_listed() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path()).unwrap();
-        assert!(home.identity().unwrap_err().to_string().contains("not enrolled"));
+        assert!(
+            home.identity()
+                .unwrap_err()
+                .to_string()
+                .contains("not enrolled")
+        );
         home.write("jobs/a.json", &vec![1, 2]).unwrap();
         home.write("jobs/a.json", &vec![3]).unwrap();
         assert_eq!(home.read::<Vec<u32>>("jobs/a.json").unwrap(), Some(vec![3]));

@@ -16,9 +16,13 @@ pub(crate) fn connect(options: &HostOptions) -> anyhow::Result<(Host, Arc<HostFi
     let credentials = match (&options.user, &options.password_file) {
         (None, None) => None,
         (Some(user), Some(file)) => {
-            let text = fs::read_to_string(file).with_context(|| format!("read the password file {}", file.display()))?;
+            let text = fs::read_to_string(file)
+                .with_context(|| format!("read the password file {}", file.display()))?;
             let password = text.lines().next().unwrap_or_default().to_owned();
-            Some(Credentials { user: user.clone(), password: SecretString::from(password) })
+            Some(Credentials {
+                user: user.clone(),
+                password: SecretString::from(password),
+            })
         }
         (Some(_), None) => bail!("--host-user needs --host-password-file"),
         (None, Some(_)) => bail!("--host-password-file needs --host-user"),
@@ -38,7 +42,10 @@ pub(crate) fn connect(options: &HostOptions) -> anyhow::Result<(Host, Arc<HostFi
     let map = if options.path_map.is_empty() {
         PathMap::on_the_host()
     } else {
-        let entries = options.path_map.iter().map(|(host, local)| (host.as_str(), local.as_path()));
+        let entries = options
+            .path_map
+            .iter()
+            .map(|(host, local)| (host.as_str(), local.as_path()));
         PathMap::new(entries).context("read the path map")?
     };
     Ok((host, Arc::new(HostFiles::new(map))))
@@ -48,53 +55,93 @@ pub(crate) fn connect(options: &HostOptions) -> anyhow::Result<(Host, Arc<HostFi
 fn wsman_url(url: &str) -> String {
     let bare = url.trim_end_matches('/');
     let authority = bare.split_once("://").map_or(bare, |(_, rest)| rest);
-    if authority.contains('/') { bare.to_owned() } else { format!("{bare}/wsman") }
+    if authority.contains('/') {
+        bare.to_owned()
+    } else {
+        format!("{bare}/wsman")
+    }
 }
 
 /// Says who a host is.
 pub(crate) fn identity(facts: &HostFacts) -> HostIdentity {
-    HostIdentity { id: facts.id, name: facts.name.clone(), os_version: facts.os_version.clone() }
+    HostIdentity {
+        id: facts.id,
+        name: facts.name.clone(),
+        os_version: facts.os_version.clone(),
+    }
 }
 
 /// Looks whether the agent can back up and restore on the host now (S9, S11): service, rights, path map.
-pub(crate) async fn readiness(host: &Host, files: &Arc<HostFiles>) -> (Readiness, Option<HostFacts>) {
+pub(crate) async fn readiness(
+    host: &Host,
+    files: &Arc<HostFiles>,
+) -> (Readiness, Option<HostFacts>) {
     let facts = match host.facts().await {
         Ok(facts) => facts,
-        Err(error) => return (Readiness::NotReady { reason: format!("{:#}", anyhow::Error::new(error)) }, None),
+        Err(error) => {
+            return (
+                Readiness::NotReady {
+                    reason: format!("{:#}", anyhow::Error::new(error)),
+                },
+                None,
+            );
+        }
     };
     if let hyperv::Readiness::NotReady { reason } = &facts.readiness {
-        return (Readiness::NotReady { reason: reason.clone() }, Some(facts));
+        return (
+            Readiness::NotReady {
+                reason: reason.clone(),
+            },
+            Some(facts),
+        );
     }
     let checked = Arc::clone(files);
-    let volumes: Vec<String> = facts.volumes.iter().map(|volume| volume.path.clone()).collect();
+    let volumes: Vec<String> = facts
+        .volumes
+        .iter()
+        .map(|volume| volume.path.clone())
+        .collect();
     // Every volume of the host must be reachable through the path map, or a backup would fail half-way.
     let missing = tokio::task::spawn_blocking(move || {
-        volumes.into_iter().find_map(|path| match checked.list(&path) {
-            Ok(_) => None,
-            Err(error) => Some((path, error)),
-        })
+        volumes
+            .into_iter()
+            .find_map(|path| match checked.list(&path) {
+                Ok(_) => None,
+                Err(error) => Some((path, error)),
+            })
     })
     .await;
     let readiness = match missing {
         Ok(None) => Readiness::Ready,
         Ok(Some((path, error))) => Readiness::NotReady {
-            reason: format!("the host's volume {path} cannot be reached through the path map: {:#}", anyhow::Error::new(error)),
+            reason: format!(
+                "the host's volume {path} cannot be reached through the path map: {:#}",
+                anyhow::Error::new(error)
+            ),
         },
-        Err(error) => Readiness::NotReady { reason: format!("the path map could not be checked: {error}") },
+        Err(error) => Readiness::NotReady {
+            reason: format!("the path map could not be checked: {error}"),
+        },
     };
     (readiness, Some(facts))
 }
 
 /// Returns the inventory of a host.
 pub(crate) fn inventory(facts: &HostFacts, vms: &[VmSummary]) -> Inventory {
-    Inventory { host: identity(facts), vms: vms.iter().map(inventory_vm).collect() }
+    Inventory {
+        host: identity(facts),
+        vms: vms.iter().map(inventory_vm).collect(),
+    }
 }
 
 fn inventory_vm(vm: &VmSummary) -> InventoryVm {
-    let disks = vm.config.disks().map(|(controller, drive, path)| InventoryDisk {
-        path: path.to_owned(),
-        slot: slot_text(controller.kind, controller.number, drive.slot),
-    });
+    let disks = vm
+        .config
+        .disks()
+        .map(|(controller, drive, path)| InventoryDisk {
+            path: path.to_owned(),
+            slot: slot_text(controller.kind, controller.number, drive.slot),
+        });
     InventoryVm {
         id: vm.config.id,
         name: vm.config.name.clone(),
@@ -106,7 +153,11 @@ fn inventory_vm(vm: &VmSummary) -> InventoryVm {
         version: vm.config.version.clone(),
         disks: disks.collect(),
         checkpoints: u32::try_from(vm.checkpoints).unwrap_or(u32::MAX),
-        unsupported: vm.unsupported.iter().map(|item| item.what.clone()).collect(),
+        unsupported: vm
+            .unsupported
+            .iter()
+            .map(|item| item.what.clone())
+            .collect(),
     }
 }
 

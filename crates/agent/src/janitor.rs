@@ -48,7 +48,10 @@ async fn settle_journal(
     if let Some(at) = entries.succeeded {
         return tell_success(server, journal, entries, at).await;
     }
-    let backup = entries.deeds.iter().any(|deed| matches!(deed, Deed::Checkpoint { .. }));
+    let backup = entries
+        .deeds
+        .iter()
+        .any(|deed| matches!(deed, Deed::Checkpoint { .. }));
     if !backup {
         info!(job.id = %entries.job, "undoing what an interrupted restore did");
         restore::undo_all(shared, journal).await?;
@@ -71,7 +74,9 @@ async fn settle_journal(
             });
             let conversion = match (conversion, checkpoint_of(entries)) {
                 (Some(conversion), _) => Some(conversion),
-                (None, Some(checkpoint)) => conversion_of(shared, entries.vm, checkpoint, point).await?,
+                (None, Some(checkpoint)) => {
+                    conversion_of(shared, entries.vm, checkpoint, point).await?
+                }
                 (None, None) => None,
             };
             if let Some(conversion) = conversion {
@@ -94,13 +99,21 @@ async fn tell_success(
     entries: &Entries,
     at: model::Timestamp,
 ) -> anyhow::Result<()> {
-    let finish = Finish { fence: entries.fence, outcome: Outcome::Succeeded, figures: Default::default() };
+    let finish = Finish {
+        fence: entries.fence,
+        outcome: Outcome::Succeeded,
+        figures: Default::default(),
+    };
     match server.finish(entries.job, &finish).await {
         Ok(()) => journal.remove(),
         Err(error) if error.kind() == Kind::NotFound => journal.remove(),
         // Handed out anew: the next run finds this journal and ends at once.
         Err(error) if error.kind() == Kind::Fenced => {
-            if clock::now().millis_since(at) > REMEMBER_MILLIS { journal.remove() } else { Ok(()) }
+            if clock::now().millis_since(at) > REMEMBER_MILLIS {
+                journal.remove()
+            } else {
+                Ok(())
+            }
         }
         Err(error) => Err(error).context("tell the server that the job succeeded"),
     }
@@ -120,21 +133,44 @@ pub(crate) fn finished_before(shared: &Shared, job: JobId) -> anyhow::Result<Opt
 }
 
 /// Settles every recovery checkpoint of ours on a VM that no running job owns.
-pub(crate) async fn settle_vm(shared: &Arc<Shared>, server: &Agent, vm: VmId) -> Result<(), JobError> {
-    let marked = shared.host.marked_checkpoints(vm).await.map_err(host_error)?;
-    let marked: Vec<_> =
-        marked.into_iter().filter(|(mark, _)| !shared.runs(mark.job, mark.fence)).collect();
+pub(crate) async fn settle_vm(
+    shared: &Arc<Shared>,
+    server: &Agent,
+    vm: VmId,
+) -> Result<(), JobError> {
+    let marked = shared
+        .host
+        .marked_checkpoints(vm)
+        .await
+        .map_err(host_error)?;
+    let marked: Vec<_> = marked
+        .into_iter()
+        .filter(|(mark, _)| !shared.runs(mark.job, mark.fence))
+        .collect();
     if marked.is_empty() {
         return Ok(());
     }
-    let marks = marked.iter().map(|(mark, _)| Mark { job: mark.job, fence: mark.fence, vm }).collect();
-    let verdicts = verdicts(server, marks).await.map_err(|error| JobError::transient("server-unreachable", format!("{error:#}")))?;
+    let marks = marked
+        .iter()
+        .map(|(mark, _)| Mark {
+            job: mark.job,
+            fence: mark.fence,
+            vm,
+        })
+        .collect();
+    let verdicts = verdicts(server, marks)
+        .await
+        .map_err(|error| JobError::transient("server-unreachable", format!("{error:#}")))?;
     for ((mark, checkpoint), verdict) in marked.iter().zip(verdicts) {
         info!(job.id = %mark.job, "checkpoint {} was left on VM {vm}: {verdict:?}", checkpoint.id);
         let journal = Journal::new(Arc::clone(&shared.home), mark.job, mark.fence, vm);
         match verdict {
             Verdict::Alive => {}
-            Verdict::Dead => shared.host.destroy_checkpoint(vm, &checkpoint.id).await.map_err(host_error)?,
+            Verdict::Dead => shared
+                .host
+                .destroy_checkpoint(vm, &checkpoint.id)
+                .await
+                .map_err(host_error)?,
             Verdict::Committed { point } => {
                 if let Some(conversion) = conversion_of(shared, vm, &checkpoint.id, point).await? {
                     let entries = journal.entries();
@@ -180,7 +216,10 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
         | Deed::Rename { .. }
         | Deed::Register { .. } => None,
     });
-    for checkpoint in found.iter().filter(|checkpoint| checkpoint.kind == CheckpointKind::Recovery) {
+    for checkpoint in found
+        .iter()
+        .filter(|checkpoint| checkpoint.kind == CheckpointKind::Recovery)
+    {
         let same = |id: &String| id.eq_ignore_ascii_case(&checkpoint.id);
         let ours = match (checkpoint.mark(), known) {
             (Some(mark), _) => mark.job == entries.job && mark.fence == entries.fence,
@@ -190,7 +229,9 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
         };
         if ours {
             info!(job.id = %entries.job, "destroying checkpoint {} on VM {vm}", checkpoint.id);
-            host.destroy_checkpoint(vm, &checkpoint.id).await.map_err(host_error)?;
+            host.destroy_checkpoint(vm, &checkpoint.id)
+                .await
+                .map_err(host_error)?;
         }
     }
     host.wait_merged(vm).await.map_err(host_error)
@@ -207,7 +248,12 @@ async fn finish_conversion(
     let vm = conversion.vm;
     let records = convert(shared, journal, conversion).await?;
     let newest = records.first().map(|record| record.reference_point.clone());
-    server.settle_bases(&SettleBases { mark: mark_of(entries), records }).await?;
+    server
+        .settle_bases(&SettleBases {
+            mark: mark_of(entries),
+            records,
+        })
+        .await?;
     drop_older(shared, vm, newest.as_deref()).await?;
     shared.host.wait_merged(vm).await.map_err(host_error)
 }
@@ -246,13 +292,24 @@ async fn conversion_of(
 
 async fn verdicts(server: &Agent, marks: Vec<Mark>) -> anyhow::Result<Vec<Verdict>> {
     let asked = marks.len();
-    let reply = server.settle(&SettleRequest { marks }).await.context("ask the server about earlier jobs")?;
-    anyhow::ensure!(reply.verdicts.len() == asked, "the server gave {} verdicts on {asked} jobs", reply.verdicts.len());
+    let reply = server
+        .settle(&SettleRequest { marks })
+        .await
+        .context("ask the server about earlier jobs")?;
+    anyhow::ensure!(
+        reply.verdicts.len() == asked,
+        "the server gave {} verdicts on {asked} jobs",
+        reply.verdicts.len()
+    );
     Ok(reply.verdicts)
 }
 
 fn mark_of(entries: &Entries) -> Mark {
-    Mark { job: entries.job, fence: entries.fence, vm: entries.vm }
+    Mark {
+        job: entries.job,
+        fence: entries.fence,
+        vm: entries.vm,
+    }
 }
 
 fn checkpoint_of(entries: &Entries) -> Option<&str> {

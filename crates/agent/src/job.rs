@@ -8,12 +8,12 @@ mod error;
 mod report;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::agent_v1::{Assignment, Event, EventKind, Figures, Progress};
 use api_client::Agent;
 use model::{Fence, JobId, MIB};
-use pipeline::Cancel;
+use pipeline::{Cancel, Options};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,6 +66,18 @@ impl JobContext {
         }
     }
 
+    /// Returns the settings of a pipeline that reports to this job and stops with it.
+    pub(crate) fn pipeline_options(context: &Arc<Self>) -> Options {
+        let done = Arc::clone(context);
+        Options {
+            progress: Some(Arc::new(move |progress| {
+                done.progress_within(progress.bytes_done);
+            })),
+            cancel: context.pipelines.clone(),
+            ..Options::default()
+        }
+    }
+
     /// Returns what stops a pipeline once the job must stop.
     pub(crate) fn pipeline_cancel(&self) -> Cancel {
         self.pipelines.clone()
@@ -89,6 +101,11 @@ impl JobContext {
         }
     }
 
+    /// Has the job reported on soon.
+    pub(crate) fn report_soon(&self) {
+        self.changed.notify_one();
+    }
+
     /// Stops the job; the first reason counts.
     pub(crate) fn stop(&self, stop: Stop) {
         self.pending().stop.get_or_insert(stop);
@@ -105,18 +122,26 @@ impl JobContext {
     ) -> Result<T, JobError> {
         self.check()?;
         self.set_progress(0, 0);
-        self.event(EventKind::StepStarted { step: name.to_owned() });
+        self.event(EventKind::StepStarted {
+            step: name.to_owned(),
+        });
         match work.await {
             Ok((value, detail)) => {
                 info!(job.id = %self.job, "step {name}: {detail}");
-                self.event(EventKind::StepDone { step: name.to_owned(), detail });
+                self.event(EventKind::StepDone {
+                    step: name.to_owned(),
+                    detail,
+                });
                 Ok(value)
             }
             Err(error) => {
                 // A stop makes whatever was running fail in its own way: the stop is the reason.
                 let error = self.check().err().unwrap_or(error);
                 warn!(job.id = %self.job, "step {name} failed: {error}");
-                self.event(EventKind::StepFailed { step: name.to_owned(), detail: error.to_string() });
+                self.event(EventKind::StepFailed {
+                    step: name.to_owned(),
+                    detail: error.to_string(),
+                });
                 Err(error)
             }
         }
@@ -167,14 +192,21 @@ impl JobContext {
     fn progress(&self) -> Progress {
         let done = self.done.load(Ordering::Relaxed) + self.within.load(Ordering::Relaxed);
         let bytes_total = self.total.load(Ordering::Relaxed);
-        Progress { bytes_done: done.min(bytes_total), bytes_total }
+        Progress {
+            bytes_done: done.min(bytes_total),
+            bytes_total,
+        }
     }
 
     fn event(&self, what: EventKind) {
         let mut pending = self.pending();
         pending.last_number += 1;
         let number = pending.last_number;
-        pending.events.push(Event { number, at: clock::now(), what });
+        pending.events.push(Event {
+            number,
+            at: clock::now(),
+            what,
+        });
         drop(pending);
         self.changed.notify_one();
     }

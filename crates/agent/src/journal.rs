@@ -87,8 +87,18 @@ pub(crate) struct Journal {
 impl Journal {
     /// Makes the journal of a run; nothing is written before the first deed.
     pub(crate) fn new(home: Arc<Home>, job: JobId, fence: Fence, vm: VmId) -> Self {
-        let entries = Entries { job, fence, vm, deeds: Vec::new(), succeeded: None };
-        Self { home, name: format!("jobs/{job}-{fence}.json"), entries: Mutex::new(entries) }
+        let entries = Entries {
+            job,
+            fence,
+            vm,
+            deeds: Vec::new(),
+            succeeded: None,
+        };
+        Self {
+            home,
+            name: format!("jobs/{job}-{fence}.json"),
+            entries: Mutex::new(entries),
+        }
     }
 
     /// Opens a journal that a crash left.
@@ -96,7 +106,11 @@ impl Journal {
         let Some(entries) = home.read::<Entries>(name)? else {
             return Ok(None);
         };
-        Ok(Some(Self { home, name: name.to_owned(), entries: Mutex::new(entries) }))
+        Ok(Some(Self {
+            home,
+            name: name.to_owned(),
+            entries: Mutex::new(entries),
+        }))
     }
 
     /// Returns what it holds.
@@ -141,8 +155,11 @@ impl Journal {
 
     fn save(&self, entries: &Entries) -> Result<(), JobError> {
         self.home.write(&self.name, entries).map_err(|error| {
-            JobError::failed("agent-data-folder", format!("cannot write the job's journal: {error:#}"))
-                .hint("free space in the agent's data folder and check its rights")
+            JobError::failed(
+                "agent-data-folder",
+                format!("cannot write the job's journal: {error:#}"),
+            )
+            .hint("free space in the agent's data folder and check its rights")
         })
     }
 
@@ -161,11 +178,25 @@ mod tests {
         let home = Arc::new(Home::open(dir.path()).unwrap());
         let journal = Journal::new(Arc::clone(&home), JobId::random(), Fence(3), VmId::random());
         assert!(home.journals().unwrap().is_empty());
-        journal.will(Deed::File { path: "C:\\a".into() }).unwrap();
+        journal
+            .will(Deed::File {
+                path: "C:\\a".into(),
+            })
+            .unwrap();
         journal.will(Deed::Publishing).unwrap();
         let names = home.journals().unwrap();
-        let found = Journal::open(Arc::clone(&home), &names[0]).unwrap().unwrap();
-        assert_eq!(found.entries().deeds, [Deed::File { path: "C:\\a".into() }, Deed::Publishing]);
+        let found = Journal::open(Arc::clone(&home), &names[0])
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            found.entries().deeds,
+            [
+                Deed::File {
+                    path: "C:\\a".into()
+                },
+                Deed::Publishing
+            ]
+        );
         found.undone(1).unwrap();
         assert_eq!(found.entries().deeds.len(), 1);
         found.remove().unwrap();

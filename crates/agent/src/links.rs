@@ -54,7 +54,9 @@ impl LinkError {
 
 impl From<ClientError> for LinkError {
     fn from(error: ClientError) -> Self {
-        LinkError::Client(Shared { error: Arc::new(error) })
+        LinkError::Client(Shared {
+            error: Arc::new(error),
+        })
     }
 }
 
@@ -92,21 +94,29 @@ impl ServerLink {
     fn nodes(&self, ids: &[NodeId]) -> Result<Vec<Bytes>, LinkError> {
         let mut nodes = HashMap::with_capacity(ids.len());
         for part in ids.chunks(api::IDS_PER_REQUEST) {
-            let found = self.wait(self.streamed(|| self.server.nodes(self.session, joined(part)), |stream| {
-                Box::pin(async move {
-                    let mut found = Vec::new();
-                    while let Some((tag, payload)) = stream.next().await? {
-                        if tag == Tag::Node && payload.len() >= 32 {
-                            found.push((payload.slice(..32), payload.slice(32..)));
+            let found = self.wait(self.streamed(
+                || self.server.nodes(self.session, joined(part)),
+                |stream| {
+                    Box::pin(async move {
+                        let mut found = Vec::new();
+                        while let Some((tag, payload)) = stream.next().await? {
+                            if tag == Tag::Node && payload.len() >= 32 {
+                                found.push((payload.slice(..32), payload.slice(32..)));
+                            }
                         }
-                    }
-                    Ok(found)
-                })
-            }))?;
+                        Ok(found)
+                    })
+                },
+            ))?;
             nodes.extend(found);
         }
         ids.iter()
-            .map(|id| nodes.get(id.as_bytes().as_slice()).cloned().ok_or(LinkError::Nonsense("a tree node is missing")))
+            .map(|id| {
+                nodes
+                    .get(id.as_bytes().as_slice())
+                    .cloned()
+                    .ok_or(LinkError::Nonsense("a tree node is missing"))
+            })
             .collect()
     }
 
@@ -116,7 +126,9 @@ impl ServerLink {
         A: AsyncFn() -> Result<api_client::FrameStream, ClientError>,
         R: for<'s> Fn(
             &'s mut api_client::FrameStream,
-        ) -> std::pin::Pin<Box<dyn Future<Output = Result<T, ClientError>> + Send + 's>>,
+        ) -> std::pin::Pin<
+            Box<dyn Future<Output = Result<T, ClientError>> + Send + 's>,
+        >,
     {
         let mut tries = 0;
         loop {
@@ -139,7 +151,9 @@ impl BackupLink for ServerLink {
     fn have(&self, ids: &[ChunkId]) -> Result<Vec<bool>, BoxError> {
         let mut have = Vec::with_capacity(ids.len());
         for part in ids.chunks(api::IDS_PER_REQUEST) {
-            have.extend(self.wait(async { Ok(self.server.have(self.session, joined(part)).await?) })?);
+            have.extend(
+                self.wait(async { Ok(self.server.have(self.session, joined(part)).await?) })?,
+            );
         }
         Ok(have)
     }
@@ -147,20 +161,34 @@ impl BackupLink for ServerLink {
     fn next_seal(&self) -> Result<PackSeal, BoxError> {
         let mut seals = self.seals.lock().unwrap_or_else(PoisonError::into_inner);
         if seals.is_empty() {
-            let reply = self.wait(async { Ok(self.server.seals(self.session, SEALS_AT_ONCE).await?) })?;
+            let reply =
+                self.wait(async { Ok(self.server.seals(self.session, SEALS_AT_ONCE).await?) })?;
             for text in &reply.seals {
-                let bytes = hex::decode(text).ok().and_then(|bytes| PackKeyBytes::decode(&bytes));
+                let bytes = hex::decode(text)
+                    .ok()
+                    .and_then(|bytes| PackKeyBytes::decode(&bytes));
                 let key = bytes.ok_or(LinkError::Nonsense("a pack key cannot be read"))?;
-                seals.push(PackSeal::from_parts(key.generation, Salt(key.salt), key.key));
+                seals.push(PackSeal::from_parts(
+                    key.generation,
+                    Salt(key.salt),
+                    key.key,
+                ));
             }
         }
-        Ok(seals.pop().ok_or(LinkError::Nonsense("it gave no pack key"))?)
+        Ok(seals
+            .pop()
+            .ok_or(LinkError::Nonsense("it gave no pack key"))?)
     }
 
     fn put_pack(&self, pack: SealedPack) -> Result<(), BoxError> {
         let sent = u64::try_from(pack.bytes.len()).unwrap_or(u64::MAX);
         let id = pack.id.to_string();
-        self.wait(async { Ok(self.server.put_pack(self.session, &id, pack.bytes.clone()).await?) })?;
+        self.wait(async {
+            Ok(self
+                .server
+                .put_pack(self.session, &id, pack.bytes.clone())
+                .await?)
+        })?;
         self.context.figures(|figures| figures.bytes_sent += sent);
         Ok(())
     }
@@ -178,15 +206,18 @@ impl RestoreLink for ServerLink {
     fn fetch(&self, ids: &[ChunkId]) -> Result<Vec<FetchedChunk>, BoxError> {
         let mut chunks = Vec::with_capacity(ids.len());
         for part in ids.chunks(api::IDS_PER_REQUEST) {
-            let frames = self.wait(self.streamed(|| self.server.chunks(self.session, joined(part)), |stream| {
-                Box::pin(async move {
-                    let mut frames = Vec::new();
-                    while let Some(frame) = stream.next().await? {
-                        frames.push(frame);
-                    }
-                    Ok(frames)
-                })
-            }))?;
+            let frames = self.wait(self.streamed(
+                || self.server.chunks(self.session, joined(part)),
+                |stream| {
+                    Box::pin(async move {
+                        let mut frames = Vec::new();
+                        while let Some(frame) = stream.next().await? {
+                            frames.push(frame);
+                        }
+                        Ok(frames)
+                    })
+                },
+            ))?;
             let sent: usize = frames.iter().map(|(_, payload)| payload.len()).sum();
             self.context.figures(|figures| {
                 figures.bytes_sent += u64::try_from(sent).unwrap_or(u64::MAX);
@@ -198,14 +229,21 @@ impl RestoreLink for ServerLink {
 }
 
 /// Joins each sealed chunk with the key of its pack, which came before it.
-fn decode_chunks(frames: Vec<(Tag, Bytes)>, chunks: &mut Vec<FetchedChunk>) -> Result<(), LinkError> {
+fn decode_chunks(
+    frames: Vec<(Tag, Bytes)>,
+    chunks: &mut Vec<FetchedChunk>,
+) -> Result<(), LinkError> {
     let mut keys: HashMap<(u32, [u8; 16]), Arc<PackKey>> = HashMap::new();
     for (tag, payload) in frames {
         match tag {
             Tag::Seal => {
-                let key = PackKeyBytes::decode(&payload).ok_or(LinkError::Nonsense("a pack key cannot be read"))?;
+                let key = PackKeyBytes::decode(&payload)
+                    .ok_or(LinkError::Nonsense("a pack key cannot be read"))?;
                 let place = (key.generation, key.salt);
-                keys.insert(place, Arc::new(PackKey::from_parts(key.generation, Salt(key.salt), key.key)));
+                keys.insert(
+                    place,
+                    Arc::new(PackKey::from_parts(key.generation, Salt(key.salt), key.key)),
+                );
             }
             Tag::Entry => {
                 let mut buffer = BytesMut::from(payload);
@@ -214,7 +252,9 @@ fn decode_chunks(frames: Vec<(Tag, Bytes)>, chunks: &mut Vec<FetchedChunk>) -> R
                     .flatten()
                     .ok_or(LinkError::Nonsense("a sealed chunk cannot be read"))?;
                 let key = keys.get(&(entry.generation(), entry.salt().0)).cloned();
-                let key = key.ok_or(LinkError::Nonsense("a sealed chunk came before its pack's key"))?;
+                let key = key.ok_or(LinkError::Nonsense(
+                    "a sealed chunk came before its pack's key",
+                ))?;
                 chunks.push(FetchedChunk { entry, key });
             }
             Tag::Node | Tag::Problem | Tag::End => {}

@@ -41,13 +41,21 @@ pub(crate) async fn run(
     journal: &Arc<Journal>,
     work: &RestoreWork,
 ) -> Result<(), JobError> {
-    let restore = Restore { shared, context, journal, work, volumes: OnceLock::new() };
+    let restore = Restore {
+        shared,
+        context,
+        journal,
+        work,
+        volumes: OnceLock::new(),
+    };
     let result = restore.steps().await;
     if let Err(error) = &result {
         context.note(format!("undoing what the restore did, because {error}"));
         match undo_all(shared, journal).await {
             Ok(()) => context.note("the host is as it was before"),
-            Err(undo) => context.note(format!("not all could be undone, the agent will try again: {undo}")),
+            Err(undo) => context.note(format!(
+                "not all could be undone, the agent will try again: {undo}"
+            )),
         }
     }
     result
@@ -57,11 +65,17 @@ impl Restore<'_> {
     async fn steps(&self) -> Result<(), JobError> {
         let context = self.context;
         let plan = context.step("space", self.plan()).await?;
-        context.step("kind", async { Ok(((), kind_text(&plan))) }).await?;
+        context
+            .step("kind", async { Ok(((), kind_text(&plan))) })
+            .await?;
         let session = context.step("connect", self.connect(&plan)).await?;
         let written = context.step("send", self.receive(&plan, &session)).await?;
-        let vm = context.step("restore", self.put_in_place(&plan, &written)).await?;
-        context.step("verify", self.verify(&plan, &written, vm)).await?;
+        let vm = context
+            .step("restore", self.put_in_place(&plan, &written))
+            .await?;
+        context
+            .step("verify", self.verify(&plan, &written, vm))
+            .await?;
         self.start(&plan, vm).await;
         Ok(())
     }
@@ -73,10 +87,19 @@ impl Restore<'_> {
         for warning in &plan.warnings {
             self.context.warning(warning.clone());
         }
-        let paths = plan.volumes.iter().map(|volume| volume.path.clone()).collect();
+        let paths = plan
+            .volumes
+            .iter()
+            .map(|volume| volume.path.clone())
+            .collect();
         self.volumes.get_or_init(|| paths);
         let volumes = plan.volumes.iter().map(|volume| {
-            format!("{}: needs {}, {} available", volume.path, HumanBytes(volume.needed_bytes), HumanBytes(volume.available_bytes))
+            format!(
+                "{}: needs {}, {} available",
+                volume.path,
+                HumanBytes(volume.needed_bytes),
+                HumanBytes(volume.available_bytes)
+            )
         });
         let detail = volumes.collect::<Vec<_>>().join("; ");
         Ok((plan, detail))
@@ -88,19 +111,39 @@ impl Restore<'_> {
     }
 
     /// Opens the write connection (S14). Where the VM's own disks come back, none of its base records holds from here on.
-    async fn connect(&self, plan: &RestorePlan) -> Result<(api::agent_v1::RestoreSession, String), JobError> {
+    async fn connect(
+        &self,
+        plan: &RestorePlan,
+    ) -> Result<(api::agent_v1::RestoreSession, String), JobError> {
         let fence = self.context.fence;
-        let session = self.context.server.open_restore(self.context.job, &OpenRestore { fence }).await?;
+        let session = self
+            .context
+            .server
+            .open_restore(self.context.job, &OpenRestore { fence })
+            .await?;
         if session.point.id != self.work.point.id {
-            return Err(JobError::failed("wrong-point", "the server sent another recovery point than the one planned"));
+            return Err(JobError::failed(
+                "wrong-point",
+                "the server sent another recovery point than the one planned",
+            ));
         }
         if let RestoreKind::Vm(vm) = &plan.kind
             && let Some(vm) = vm.id
         {
-            let void = VoidBases { fence, vm, disks: Vec::new() };
-            self.context.server.void_bases(self.context.job, &void).await?;
+            let void = VoidBases {
+                fence,
+                vm,
+                disks: Vec::new(),
+            };
+            self.context
+                .server
+                .void_bases(self.context.job, &void)
+                .await?;
         }
-        let detail = format!("session {} for recovery point {}", session.session, session.point.id);
+        let detail = format!(
+            "session {} for recovery point {}",
+            session.session, session.point.id
+        );
         Ok((session, detail))
     }
 
@@ -110,7 +153,8 @@ impl Restore<'_> {
             && planned.start
             && let Err(error) = self.shared.host.start(vm).await
         {
-            self.context.warning(format!("the restored VM could not be started: {error}"));
+            self.context
+                .warning(format!("the restored VM could not be started: {error}"));
         }
     }
 }
@@ -127,7 +171,14 @@ fn parked_folder(target: &str, job: JobId) -> String {
 
 fn kind_text(plan: &RestorePlan) -> String {
     match &plan.kind {
-        RestoreKind::Vm(vm) => format!("full virtual machine restore of {:?} with {} disks", vm.name, plan.disks.len()),
-        RestoreKind::Disks => format!("virtual disk restore of {} disks to files", plan.disks.len()),
+        RestoreKind::Vm(vm) => format!(
+            "full virtual machine restore of {:?} with {} disks",
+            vm.name,
+            plan.disks.len()
+        ),
+        RestoreKind::Disks => format!(
+            "virtual disk restore of {} disks to files",
+            plan.disks.len()
+        ),
     }
 }

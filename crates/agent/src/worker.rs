@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::agent_v1::{Assignment, CertificateRequest, Finish, Outcome, PollRequest, Readiness, Work};
+use api::agent_v1::{CertificateRequest, Finish, Outcome, PollRequest, Readiness, Work};
 use api_client::{Agent, Kind};
 use hyperv::{Host, HostFacts, HostFiles};
 use model::{Fence, JobId};
@@ -52,7 +52,13 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
     let identity = home.identity()?;
     let (host, files) = host::connect(&options.host)?;
     let mut server = Agent::new(&identity).context("set up the connection to the server")?;
-    let shared = Arc::new(Shared { home, host, files, options, running: Mutex::default() });
+    let shared = Arc::new(Shared {
+        home,
+        host,
+        files,
+        options,
+        running: Mutex::default(),
+    });
     let tasks = TaskTracker::new();
     let instance = uuid::Uuid::new_v4().to_string();
     info!(agent = %identity.agent, "agent of {} starts", identity.url);
@@ -79,7 +85,10 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         job.stop(Stop::Shutdown);
     }
     tasks.close();
-    if tokio::time::timeout(SHUTDOWN_GRACE, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_GRACE, tasks.wait())
+        .await
+        .is_err()
+    {
         warn!("jobs were still running; what they left is cleaned up at the next start");
     }
     Ok(())
@@ -92,7 +101,10 @@ impl Shared {
 
     /// Returns the attempts that run now.
     pub(crate) fn running_attempts(&self) -> Vec<(JobId, Fence)> {
-        self.running().values().map(|context| (context.job, context.fence)).collect()
+        self.running()
+            .values()
+            .map(|context| (context.job, context.fence))
+            .collect()
     }
 
     /// Returns the jobs that run now.
@@ -112,8 +124,9 @@ async fn turn(
     if readiness == Readiness::Ready
         && let Err(error) = janitor::clean_up(shared, server).await
     {
-        readiness =
-            Readiness::NotReady { reason: format!("what an earlier job left cannot be cleaned up yet: {error:#}") };
+        readiness = Readiness::NotReady {
+            reason: format!("what an earlier job left cannot be cleaned up yet: {error:#}"),
+        };
     }
     let ready = readiness == Readiness::Ready;
     let request = PollRequest {
@@ -128,16 +141,19 @@ async fn turn(
     let reply = match server.poll(&request).await {
         Ok(reply) => reply,
         Err(error) => {
-            match error.kind() {
-                Kind::Retry => warn!("cannot poll the server: {error}"),
-                _ => error!("the server refuses this agent: {error}"),
+            if error.kind() == Kind::Retry {
+                warn!("cannot poll the server: {error}");
+            } else {
+                error!("the server refuses this agent: {error}");
             }
             return Some(UNREADY_PAUSE);
         }
     };
-    for job in reply.stop {
-        if let Some(context) = shared.running().get(&job) {
-            context.stop(Stop::Fenced);
+    let asked_to_stop = !reply.stop.is_empty();
+    for job in &reply.stop {
+        if let Some(context) = shared.running().get(job) {
+            // Whether it was cancelled or lost is in the answer to its next report.
+            context.report_soon();
         }
     }
     if let Some(facts) = facts.as_ref().filter(|_| ready && reply.inventory_wanted)
@@ -147,19 +163,28 @@ async fn turn(
     }
     if let Some(assignment) = reply.assignment {
         let context = Arc::new(JobContext::new(server.clone(), &assignment));
-        shared.running().insert(assignment.job, Arc::clone(&context));
+        shared
+            .running()
+            .insert(assignment.job, Arc::clone(&context));
         let shared = Arc::clone(shared);
         tasks.spawn(async move {
             run_job(&shared, &context, assignment.work).await;
             shared.running().remove(&context.job);
         });
     }
-    (!ready).then_some(UNREADY_PAUSE)
+    (!ready || asked_to_stop).then_some(UNREADY_PAUSE)
 }
 
 async fn send_inventory(shared: &Shared, server: &Agent, facts: &HostFacts) -> anyhow::Result<()> {
-    let vms = shared.host.vms().await.context("list the VMs of the host")?;
-    server.inventory(&host::inventory(facts, &vms)).await.context("send it")
+    let vms = shared
+        .host
+        .vms()
+        .await
+        .context("list the VMs of the host")?;
+    server
+        .inventory(&host::inventory(facts, &vms))
+        .await
+        .context("send it")
 }
 
 /// Runs a job and tells the server how it ended.
@@ -177,7 +202,12 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
     };
     let journal = match earlier {
         Some(journal) => Arc::new(journal),
-        None => Arc::new(Journal::new(Arc::clone(&shared.home), context.job, context.fence, vm)),
+        None => Arc::new(Journal::new(
+            Arc::clone(&shared.home),
+            context.job,
+            context.fence,
+            vm,
+        )),
     };
     let work = async {
         if journal.entries().succeeded.is_some() {
@@ -199,7 +229,11 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
     };
     // `None`: the job belongs to someone else now; there is nothing to tell.
     if let Some(outcome) = outcome {
-        let finish = Finish { fence: context.fence, outcome, figures: context.figures(|_| ()) };
+        let finish = Finish {
+            fence: context.fence,
+            outcome,
+            figures: context.figures(|_| ()),
+        };
         match context.server.finish(context.job, &finish).await {
             Ok(()) => {}
             Err(error) if matches!(error.kind(), Kind::Fenced | Kind::NotFound) => {
@@ -227,7 +261,10 @@ async fn renew_certificate(home: &Home, server: &Agent) -> anyhow::Result<Option
         return Ok(None);
     }
     let (csr_pem, key_pem) = enroll::signing_request()?;
-    let reply = server.certificate(&CertificateRequest { csr_pem }).await.context("ask the server")?;
+    let reply = server
+        .certificate(&CertificateRequest { csr_pem })
+        .await
+        .context("ask the server")?;
     let renewed = enroll::identity_from(&reply, identity.url, key_pem);
     home.set_identity(&renewed)?;
     info!("the agent's certificate now ends {}", renewed.expires);

@@ -37,29 +37,55 @@ impl Backup<'_> {
     /// Looks at the VM, removes what an earlier run left on it, and takes the checkpoint.
     pub(super) async fn freeze(&self) -> Result<(Frozen, String), JobError> {
         let vm_id = self.work.vm;
-        let host = &self.shared.host.clone().with_cancel(self.context.host_cancel());
+        let host = &self
+            .shared
+            .host
+            .clone()
+            .with_cancel(self.context.host_cancel());
         let facts = host.facts().await.map_err(host_error)?;
         janitor::settle_vm(self.shared, &self.context.server, vm_id).await?;
         host.wait_settled(vm_id).await.map_err(host_error)?;
         let vm = host.vm(vm_id).await.map_err(host_error)?;
         self.check_method(&facts, &vm)?;
 
-        let before = vm.checkpoints.iter().map(|checkpoint| checkpoint.id.clone()).collect();
+        let before = vm
+            .checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.id.clone())
+            .collect();
         self.context.check()?;
         self.journal.will(Deed::Checkpoint { before })?;
-        let mark = Mark { job: self.context.job, fence: self.context.fence };
-        let taken = host.take_checkpoint(vm_id, self.work.consistency, mark).await.map_err(host_error)?;
-        self.journal.will(Deed::CheckpointTaken { id: taken.id.clone() })?;
+        let mark = Mark {
+            job: self.context.job,
+            fence: self.context.fence,
+        };
+        let taken = host
+            .take_checkpoint(vm_id, self.work.consistency, mark)
+            .await
+            .map_err(host_error)?;
+        self.journal.will(Deed::CheckpointTaken {
+            id: taken.id.clone(),
+        })?;
         let when = clock::now();
         if let Some(note) = &taken.note {
-            self.context.warning(format!("the guest could not prepare, so the point is crash-consistent: {note}"));
+            self.context.warning(format!(
+                "the guest could not prepare, so the point is crash-consistent: {note}"
+            ));
         }
 
-        let (config, place) = host.checkpoint_config(vm_id, &taken.id).await.map_err(host_error)?;
+        let (config, place) = host
+            .checkpoint_config(vm_id, &taken.id)
+            .await
+            .map_err(host_error)?;
         let files = std::sync::Arc::clone(&self.shared.files);
-        let listed = tokio::task::spawn_blocking(move || place.list(&files)).await.map_err(task_error)?;
+        let listed = tokio::task::spawn_blocking(move || place.list(&files))
+            .await
+            .map_err(task_error)?;
         let config_files = listed.map_err(files_error)?;
-        let frozen = host.frozen_disks(vm_id, &taken.id).await.map_err(host_error)?;
+        let frozen = host
+            .frozen_disks(vm_id, &taken.id)
+            .await
+            .map_err(host_error)?;
         let (excluded, disks) = frozen.into_iter().partition(|disk| self.is_excluded(disk));
         let frozen = Frozen {
             host: facts,
@@ -89,7 +115,10 @@ impl Backup<'_> {
         if !host.change_tracking {
             return Err(JobError::failed(
                 "method-not-supported",
-                format!("host {} ({}) cannot track changes; that needs Windows Server 2016 or later", host.name, host.os_version),
+                format!(
+                    "host {} ({}) cannot track changes; that needs Windows Server 2016 or later",
+                    host.name, host.os_version
+                ),
             ));
         }
         let version = &vm.summary.config.version;
@@ -100,17 +129,33 @@ impl Backup<'_> {
             )
             .hint("upgrade the VM's configuration version on the host (Update-VMVersion)"));
         }
-        let shared = vm.summary.unsupported.iter().find(|item| item.code == "shared-disk");
+        let shared = vm
+            .summary
+            .unsupported
+            .iter()
+            .find(|item| item.code == "shared-disk");
         if let Some(shared) = shared {
-            return Err(JobError::failed("shared-disk", format!("VM {name:?} cannot be backed up: {}", shared.what))
-                .hint("exclude the disk, or back it up from inside the guest"));
+            return Err(JobError::failed(
+                "shared-disk",
+                format!("VM {name:?} cannot be backed up: {}", shared.what),
+            )
+            .hint("exclude the disk, or back it up from inside the guest"));
         }
         Ok(())
     }
 
     fn is_excluded(&self, disk: &VmDisk) -> bool {
-        let mut paths = disk.chain.iter().map(|file| file.path.as_str()).chain([disk.path.as_str()]);
-        paths.any(|path| self.work.excluded.iter().any(|excluded| host_path::same(path, excluded)))
+        let mut paths = disk
+            .chain
+            .iter()
+            .map(|file| file.path.as_str())
+            .chain([disk.path.as_str()]);
+        paths.any(|path| {
+            self.work
+                .excluded
+                .iter()
+                .any(|excluded| host_path::same(path, excluded))
+        })
     }
 }
 
@@ -118,10 +163,20 @@ impl Backup<'_> {
 fn check_disks(disks: &[VmDisk]) -> Result<(), JobError> {
     for disk in disks {
         if let Some(problem) = &disk.problem {
-            return Err(JobError::failed("disk-unreadable", format!("disk {} at {} cannot be read: {problem}", disk.path, disk.slot))
-                .hint("repair or detach the disk, or exclude it with `reprise vm exclude`"));
+            return Err(JobError::failed(
+                "disk-unreadable",
+                format!(
+                    "disk {} at {} cannot be read: {problem}",
+                    disk.path, disk.slot
+                ),
+            )
+            .hint("repair or detach the disk, or exclude it with `reprise vm exclude`"));
         }
-        if let Some(file) = disk.chain.iter().find(|file| file.format != DiskFormat::Vhdx) {
+        if let Some(file) = disk
+            .chain
+            .iter()
+            .find(|file| file.format != DiskFormat::Vhdx)
+        {
             return Err(JobError::failed("disk-format", format!("disk {} at {} is not in VHDX format", file.path, disk.slot))
                 .hint("convert it to VHDX on the host (Convert-VHD), or exclude it with `reprise vm exclude`"));
         }
@@ -139,7 +194,9 @@ fn consistency_text(consistency: Consistency) -> &'static str {
 
 /// Whether a configuration version (such as `8.0`) is 6.2 or later.
 fn version_has_tracking(version: &str) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut parts = version
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or(0));
     let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     (major, minor) >= (6, 2)
 }
@@ -150,7 +207,14 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        for (version, tracking) in [("5.0", false), ("6.1", false), ("6.2", true), ("8.0", true), ("10.0", true), ("", false)] {
+        for (version, tracking) in [
+            ("5.0", false),
+            ("6.1", false),
+            ("6.2", true),
+            ("8.0", true),
+            ("10.0", true),
+            ("", false),
+        ] {
             assert_eq!(version_has_tracking(version), tracking, "{version}");
         }
     }

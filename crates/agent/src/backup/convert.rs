@@ -50,7 +50,12 @@ impl Backup<'_> {
         session: &BackupSession,
         committed: &Committed,
     ) -> Result<((), String), JobError> {
-        let points = self.shared.host.reference_points(self.work.vm).await.map_err(host_error)?;
+        let points = self
+            .shared
+            .host
+            .reference_points(self.work.vm)
+            .await
+            .map_err(host_error)?;
         let disks = committed.disks.iter().map(|disk| CommittedDisk {
             attachment: disk.attachment.clone(),
             disk: disk.id,
@@ -68,14 +73,25 @@ impl Backup<'_> {
         let records = convert(self.shared, self.journal, conversion.clone()).await?;
         let count = records.len();
         let reference_point = records.first().map(|record| record.reference_point.clone());
-        let bases = Bases { fence: self.context.fence, records };
+        let bases = Bases {
+            fence: self.context.fence,
+            records,
+        };
         self.context.server.bases(session.session, &bases).await?;
         drop_older(self.shared, self.work.vm, reference_point.as_deref()).await?;
         self.journal.undone(0)?;
         if let Err(error) = self.shared.host.wait_merged(self.work.vm).await {
-            self.context.warning(format!("the disks of the checkpoint are still being merged on the host: {error}"));
+            self.context.warning(format!(
+                "the disks of the checkpoint are still being merged on the host: {error}"
+            ));
         }
-        Ok(((), format!("reference point with {count} of {} disks", conversion.disks.len())))
+        Ok((
+            (),
+            format!(
+                "reference point with {count} of {} disks",
+                conversion.disks.len()
+            ),
+        ))
     }
 }
 
@@ -86,8 +102,19 @@ pub(crate) async fn convert(
     conversion: Conversion,
 ) -> Result<Vec<BaseRecord>, JobError> {
     journal.will(Deed::Converting(conversion.clone()))?;
-    let Conversion { vm, host, checkpoint, known, point, disks } = conversion;
-    let made = shared.host.convert_to_reference_point(vm, &checkpoint, &known).await.map_err(host_error)?;
+    let Conversion {
+        vm,
+        host,
+        checkpoint,
+        known,
+        point,
+        disks,
+    } = conversion;
+    let made = shared
+        .host
+        .convert_to_reference_point(vm, &checkpoint, &known)
+        .await
+        .map_err(host_error)?;
     Owned::change(&shared.home, vm, |owned| {
         if !owned.contains(&made.id) {
             owned.push(made.id.clone());
@@ -109,10 +136,18 @@ pub(crate) async fn convert(
 }
 
 /// Destroys the reference points we made on a VM, but for the newest.
-pub(crate) async fn drop_older(shared: &Arc<Shared>, vm: VmId, newest: Option<&str>) -> Result<(), JobError> {
+pub(crate) async fn drop_older(
+    shared: &Arc<Shared>,
+    vm: VmId,
+    newest: Option<&str>,
+) -> Result<(), JobError> {
     let owned = Owned::of(&shared.home, vm)?;
     for id in owned.iter().filter(|id| Some(id.as_str()) != newest) {
-        shared.host.destroy_reference_point(vm, id).await.map_err(host_error)?;
+        shared
+            .host
+            .destroy_reference_point(vm, id)
+            .await
+            .map_err(host_error)?;
         Owned::change(&shared.home, vm, |owned| owned.retain(|kept| kept != id))?;
     }
     Ok(())
@@ -125,14 +160,20 @@ impl Owned {
     const FILE: &str = "reference_points.json";
 
     fn read(home: &Home) -> Result<BTreeMap<VmId, Vec<String>>, JobError> {
-        home.read(Self::FILE).map(Option::unwrap_or_default).map_err(Self::error)
+        home.read(Self::FILE)
+            .map(Option::unwrap_or_default)
+            .map_err(Self::error)
     }
 
     fn of(home: &Home, vm: VmId) -> Result<Vec<String>, JobError> {
         Ok(Self::read(home)?.remove(&vm).unwrap_or_default())
     }
 
-    fn change(home: &Home, vm: VmId, change: impl FnOnce(&mut Vec<String>)) -> Result<(), JobError> {
+    fn change(
+        home: &Home,
+        vm: VmId,
+        change: impl FnOnce(&mut Vec<String>),
+    ) -> Result<(), JobError> {
         let _one_at_a_time = home.exclusive();
         let mut all = Self::read(home)?;
         let owned = all.entry(vm).or_default();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use api::agent_v1::{BackupSession, BaseDecision, DiskIdentity, OpenBackup};
 use hyperv::{Changes, ConfigFile, HostFiles, VmDisk};
 use model::{
-    ByteRange, ChangedRanges, DiskId, DiskImage, FileImage, FullReason, HumanBytes, ImageRef, PointId,
+    ByteRange, ChangedRanges, DiskId, DiskImage, FileImage, FullReason, HumanBytes, ImageRef,
+    PointId,
 };
-use pipeline::{BackupSession as Pipeline, Options, Plan};
+use pipeline::{BackupSession as Pipeline, Plan};
 use store::SessionKeys;
 
 use super::checkpoint::Frozen;
@@ -35,16 +36,28 @@ struct PlannedDisk {
 }
 
 impl Backup<'_> {
-    pub(super) async fn read(&self, frozen: &Frozen) -> Result<((BackupSession, ReadImages), String), JobError> {
+    pub(super) async fn read(
+        &self,
+        frozen: &Frozen,
+    ) -> Result<((BackupSession, ReadImages), String), JobError> {
         let identities = identities(&frozen.disks)?;
         let request = OpenBackup {
             fence: self.context.fence,
             vm: self.work.vm,
             host: frozen.host.id,
             disks: identities.clone(),
-            reference_points: frozen.vm.reference_points.iter().map(|point| point.id.clone()).collect(),
+            reference_points: frozen
+                .vm
+                .reference_points
+                .iter()
+                .map(|point| point.id.clone())
+                .collect(),
         };
-        let session = self.context.server.open_backup(self.context.job, &request).await?;
+        let session = self
+            .context
+            .server
+            .open_backup(self.context.job, &request)
+            .await?;
         let (planned, parent) = self.plan(frozen, &identities, &session).await?;
         let reasons: Vec<FullReason> = planned.iter().filter_map(|disk| disk.full_reason).collect();
 
@@ -53,11 +66,17 @@ impl Backup<'_> {
         let context = Arc::clone(self.context);
         let files = Arc::clone(&self.shared.files);
         let config_files = frozen.config_files.clone();
-        let reading = tokio::task::spawn_blocking(move || read_all(&context, &files, link, keys, planned, &config_files));
+        let reading = tokio::task::spawn_blocking(move || {
+            read_all(&context, &files, link, keys, planned, &config_files)
+        });
         let (disks, files) = reading.await.map_err(task_error)??;
 
         let figures = self.context.figures(|_| ());
-        let kind = if reasons.is_empty() { "increment".to_owned() } else { format!("full ({})", reasons_text(&reasons)) };
+        let kind = if reasons.is_empty() {
+            "increment".to_owned()
+        } else {
+            format!("full ({})", reasons_text(&reasons))
+        };
         let detail = format!(
             "{kind}: {} changed, {} read, {} sent, {} already stored",
             HumanBytes(disks.iter().map(|disk| disk.changed_bytes).sum()),
@@ -65,7 +84,17 @@ impl Backup<'_> {
             HumanBytes(figures.bytes_sent),
             HumanBytes(figures.bytes_reused)
         );
-        Ok(((session, ReadImages { disks, files, parent }), detail))
+        Ok((
+            (
+                session,
+                ReadImages {
+                    disks,
+                    files,
+                    parent,
+                },
+            ),
+            detail,
+        ))
     }
 
     /// Decides for each disk: the ranges since its base, or all of it and why.
@@ -79,7 +108,12 @@ impl Backup<'_> {
         let mut reasons = BTreeMap::new();
         for decision in &session.bases {
             match decision {
-                BaseDecision::Increment { disk, base, image, reread } => {
+                BaseDecision::Increment {
+                    disk,
+                    base,
+                    image,
+                    reread,
+                } => {
                     bases.insert(*disk, (base, image, reread));
                 }
                 BaseDecision::Full { disk, reason } => {
@@ -90,19 +124,38 @@ impl Backup<'_> {
         let mut planned = Vec::new();
         let mut parent = None;
         for (disk, identity) in frozen.disks.iter().zip(identities) {
-            let twice = identities.iter().filter(|other| other.disk == identity.disk).count() > 1;
-            let base = bases.get(&identity.disk).filter(|_| !self.work.full && !twice);
+            let twice = identities
+                .iter()
+                .filter(|other| other.disk == identity.disk)
+                .count()
+                > 1;
+            let base = bases
+                .get(&identity.disk)
+                .filter(|_| !self.work.full && !twice);
             let (plan, full_reason) = match base {
                 None => {
-                    let reason = reasons.get(&identity.disk).copied().unwrap_or(FullReason::NoBase);
-                    let reason = if self.work.full { FullReason::Forced } else { reason };
+                    let reason = reasons
+                        .get(&identity.disk)
+                        .copied()
+                        .unwrap_or(FullReason::NoBase);
+                    let reason = if self.work.full {
+                        FullReason::Forced
+                    } else {
+                        reason
+                    };
                     (Plan::Full, Some(reason))
                 }
                 Some((base, image, reread)) => {
                     match self.changes(disk, identity, &base.rct_id, reread).await? {
                         Ok(ranges) => {
                             parent = Some(base.point);
-                            (Plan::Changed { ranges, base: ImageRef::clone(image) }, None)
+                            (
+                                Plan::Changed {
+                                    ranges,
+                                    base: ImageRef::clone(image),
+                                },
+                                None,
+                            )
                         }
                         Err(reason) => (Plan::Full, Some(reason)),
                     }
@@ -127,17 +180,33 @@ impl Backup<'_> {
         rct_id: &str,
         reread: &[(u64, u64)],
     ) -> Result<Result<ChangedRanges, FullReason>, JobError> {
-        let host = self.shared.host.clone().with_cancel(self.context.host_cancel());
-        match host.changed_ranges(&disk.path, rct_id, identity.size_bytes).await.map_err(host_error)? {
+        let host = self
+            .shared
+            .host
+            .clone()
+            .with_cancel(self.context.host_cancel());
+        match host
+            .changed_ranges(&disk.path, rct_id, identity.size_bytes)
+            .await
+            .map_err(host_error)?
+        {
             Changes::Ranges(ranges) => {
                 let mut all = ranges.as_slice().to_vec();
-                all.extend(reread.iter().map(|&(offset, len)| ByteRange { offset, len }));
-                let all = ChangedRanges::new(all, identity.size_bytes)
-                    .map_err(|error| JobError::failed("server-protocol", format!("ranges to read again: {error}")))?;
+                all.extend(
+                    reread
+                        .iter()
+                        .map(|&(offset, len)| ByteRange { offset, len }),
+                );
+                let all = ChangedRanges::new(all, identity.size_bytes).map_err(|error| {
+                    JobError::failed("server-protocol", format!("ranges to read again: {error}"))
+                })?;
                 Ok(Ok(all))
             }
             Changes::Unknown { reason, detail } => {
-                self.context.note(format!("disk {} is read whole ({reason}): {detail}", disk.path));
+                self.context.note(format!(
+                    "disk {} is read whole ({reason}): {detail}",
+                    disk.path
+                ));
                 Ok(Err(reason))
             }
         }
@@ -148,20 +217,35 @@ impl Backup<'_> {
 fn identities(disks: &[VmDisk]) -> Result<Vec<DiskIdentity>, JobError> {
     let identity = |disk: &VmDisk| {
         let leaf = disk.leaf()?;
-        Some(DiskIdentity { disk: leaf.disk_id.or(disk.root()?.disk_id)?, size_bytes: leaf.size_bytes })
+        Some(DiskIdentity {
+            disk: leaf.disk_id.or(disk.root()?.disk_id)?,
+            size_bytes: leaf.size_bytes,
+        })
     };
     let unknown = |disk: &VmDisk| {
-        JobError::failed("disk-unreadable", format!("the host does not say which virtual disk {} is", disk.path))
+        JobError::failed(
+            "disk-unreadable",
+            format!("the host does not say which virtual disk {} is", disk.path),
+        )
     };
-    disks.iter().map(|disk| identity(disk).ok_or_else(|| unknown(disk))).collect()
+    disks
+        .iter()
+        .map(|disk| identity(disk).ok_or_else(|| unknown(disk)))
+        .collect()
 }
 
 fn session_keys(session: &BackupSession) -> Result<SessionKeys, JobError> {
     let key = |text: &str| {
-        let bytes = hex::decode(text).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        bytes.ok_or_else(|| JobError::failed("server-protocol", "the session's keys cannot be read"))
+        let bytes = hex::decode(text)
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        bytes
+            .ok_or_else(|| JobError::failed("server-protocol", "the session's keys cannot be read"))
     };
-    Ok(SessionKeys::new(key(&session.id_key)?, key(&session.cut_key)?))
+    Ok(SessionKeys::new(
+        key(&session.id_key)?,
+        key(&session.cut_key)?,
+    ))
 }
 
 /// Reads everything; runs on a thread that may block.
@@ -176,8 +260,13 @@ fn read_all(
     let mut opened = Vec::new();
     let mut total = 0;
     for planned in planned {
-        let disk = files.open_chain(&planned.disk.path).map_err(chain_error)?.into_disk();
-        let allocated = disk.allocated_bytes().map_err(|error| JobError::failed("disk-unreadable", error.to_string()))?;
+        let disk = files
+            .open_chain(&planned.disk.path)
+            .map_err(chain_error)?
+            .into_disk();
+        let allocated = disk
+            .allocated_bytes()
+            .map_err(|error| JobError::failed("disk-unreadable", error.to_string()))?;
         let changed = match &planned.plan {
             Plan::Full => allocated,
             Plan::Changed { ranges, .. } => ranges.bytes(),
@@ -187,16 +276,13 @@ fn read_all(
     }
     context.set_progress(0, total);
 
-    let done = Arc::clone(context);
-    let options = Options {
-        progress: Some(Arc::new(move |progress| done.progress_within(progress.bytes_done))),
-        cancel: context.pipeline_cancel(),
-        ..Options::default()
-    };
+    let options = JobContext::pipeline_options(context);
     let pipeline = Pipeline::new(link, keys, options);
     let mut disks = Vec::new();
     for (planned, disk, allocated_bytes, changed_bytes) in opened {
-        let outcome = pipeline.add_image(&disk, &planned.plan).map_err(backup_error)?;
+        let outcome = pipeline
+            .add_image(&disk, &planned.plan)
+            .map_err(backup_error)?;
         context.end_part(changed_bytes);
         count(context, &outcome.figures);
         let root = planned.disk.root().cloned();
@@ -222,9 +308,15 @@ fn read_all(
         let source = pipeline::PlainFile::new(open).map_err(|error| {
             JobError::transient("file-error", format!("cannot read {}: {error}", file.path))
         })?;
-        let outcome = pipeline.add_image(&source, &Plan::Full).map_err(backup_error)?;
+        let outcome = pipeline
+            .add_image(&source, &Plan::Full)
+            .map_err(backup_error)?;
         count(context, &outcome.figures);
-        stored.push(FileImage { path: file.path.clone(), role: file.role.to_owned(), image: outcome.image });
+        stored.push(FileImage {
+            path: file.path.clone(),
+            role: file.role.to_owned(),
+            image: outcome.image,
+        });
     }
     pipeline.finish().map_err(backup_error)?;
     Ok((disks, stored))

@@ -53,12 +53,22 @@ pub(crate) enum JobError {
 impl JobError {
     /// Makes a failure that another run will not mend.
     pub(crate) fn failed(code: &'static str, message: impl Into<String>) -> Self {
-        JobError::Failed { code, message: message.into(), hint: None, retry: false }
+        JobError::Failed {
+            code,
+            message: message.into(),
+            hint: None,
+            retry: false,
+        }
     }
 
     /// Makes a failure that another run may mend.
     pub(crate) fn transient(code: &'static str, message: impl Into<String>) -> Self {
-        JobError::Failed { code, message: message.into(), hint: None, retry: true }
+        JobError::Failed {
+            code,
+            message: message.into(),
+            hint: None,
+            retry: true,
+        }
     }
 
     /// Adds what to do next.
@@ -74,13 +84,21 @@ impl JobError {
         match self {
             JobError::Stopped(Stop::Cancelled) => Some(Outcome::Cancelled),
             JobError::Stopped(Stop::Fenced | Stop::LeaseLost) => None,
-            JobError::Stopped(Stop::Shutdown) => {
-                Some(Outcome::NotReady { reason: "the agent was stopped while it ran the job".to_owned() })
-            }
+            JobError::Stopped(Stop::Shutdown) => Some(Outcome::NotReady {
+                reason: "the agent was stopped while it ran the job".to_owned(),
+            }),
             JobError::NotReady(reason) => Some(Outcome::NotReady { reason }),
-            JobError::Failed { code, message, hint, retry } => {
-                Some(Outcome::Failed { code: code.to_owned(), message, hint, retry })
-            }
+            JobError::Failed {
+                code,
+                message,
+                hint,
+                retry,
+            } => Some(Outcome::Failed {
+                code: code.to_owned(),
+                message,
+                hint,
+                retry,
+            }),
         }
     }
 }
@@ -112,7 +130,12 @@ impl JobError {
             Kind::StoreFull => ("store-full", false),
             Kind::Bug => ("server-error", true),
         };
-        JobError::Failed { code, message, hint, retry }
+        JobError::Failed {
+            code,
+            message,
+            hint,
+            retry,
+        }
     }
 }
 

@@ -69,8 +69,11 @@ impl Restore<'_> {
 
 /// Only ids are checked by a restore: it cuts nothing.
 fn restore_keys(id_key: &str) -> Result<SessionKeys, JobError> {
-    let key = hex::decode(id_key).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    let key = key.ok_or_else(|| JobError::failed("server-protocol", "the session's key cannot be read"))?;
+    let key = hex::decode(id_key)
+        .ok()
+        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let key =
+        key.ok_or_else(|| JobError::failed("server-protocol", "the session's key cannot be read"))?;
     Ok(SessionKeys::new(key, [0; 32]))
 }
 
@@ -84,12 +87,28 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn receive(&self, plan: &RestorePlan, point: &model::RecoveryPoint) -> Result<Written, JobError> {
-        let total = plan.disks.iter().filter_map(|disk| find(point, disk)).map(|disk| disk.image.len).sum();
+    fn receive(
+        &self,
+        plan: &RestorePlan,
+        point: &model::RecoveryPoint,
+    ) -> Result<Written, JobError> {
+        let total = plan
+            .disks
+            .iter()
+            .filter_map(|disk| find(point, disk))
+            .map(|disk| disk.image.len)
+            .sum();
         self.context.set_progress(0, total);
-        let mut written = Written { disks: Vec::new(), config_file: None, staged: Vec::new(), folders: Vec::new() };
+        let mut written = Written {
+            disks: Vec::new(),
+            config_file: None,
+            staged: Vec::new(),
+            folders: Vec::new(),
+        };
         for disk in &plan.disks {
-            written.disks.push(self.disk(disk, point, &mut written.folders)?);
+            written
+                .disks
+                .push(self.disk(disk, point, &mut written.folders)?);
         }
         if let RestoreKind::Vm(vm) = &plan.kind
             && vm.route != Route::Define
@@ -114,10 +133,15 @@ impl Receiver {
         point: &model::RecoveryPoint,
         folders: &mut Vec<String>,
     ) -> Result<WrittenDisk, JobError> {
-        let disk = find(point, plan)
-            .ok_or_else(|| JobError::failed("wrong-point", format!("the recovery point sent has no disk {}", plan.disk)))?;
-        let target_folder = host_path::parent(&plan.target_path)
-            .ok_or_else(|| JobError::failed("bad-path", format!("{} has no folder", plan.target_path)))?;
+        let disk = find(point, plan).ok_or_else(|| {
+            JobError::failed(
+                "wrong-point",
+                format!("the recovery point sent has no disk {}", plan.disk),
+            )
+        })?;
+        let target_folder = host_path::parent(&plan.target_path).ok_or_else(|| {
+            JobError::failed("bad-path", format!("{} has no folder", plan.target_path))
+        })?;
         let folder = self.folder(target_folder, folders)?;
         let staged = host_path::join(&folder, host_path::file_name(&plan.target_path));
         let file = self.create(&staged)?;
@@ -126,45 +150,66 @@ impl Receiver {
             block_bytes: disk.block_bytes,
             logical: disk.logical_sector_bytes,
             physical: disk.physical_sector_bytes,
-            kind: if plan.fixed { DiskKind::Fixed } else { DiskKind::Dynamic },
-            disk_id: if plan.new_disk_id { uuid::Uuid::new_v4() } else { disk.id.0 },
+            kind: if plan.fixed {
+                DiskKind::Fixed
+            } else {
+                DiskKind::Dynamic
+            },
+            disk_id: if plan.new_disk_id {
+                uuid::Uuid::new_v4()
+            } else {
+                disk.id.0
+            },
             parent: None,
         };
-        let mut writer = BulkWriter::create(file, &params).map_err(|error| write_error(&staged, &error))?;
-        let done = Arc::clone(&self.context);
-        let options = Options {
-            progress: Some(Arc::new(move |progress| done.progress_within(progress.bytes_done))),
-            cancel: self.context.pipeline_cancel(),
-            ..Options::default()
-        };
-        let outcome = restore_image(&disk.image, &self.names, &self.link, &mut writer, &options).map_err(restore_error)?;
-        writer.finish().map_err(|error| write_error(&staged, &error))?;
+        let mut writer =
+            BulkWriter::create(file, &params).map_err(|error| write_error(&staged, &error))?;
+        let options = JobContext::pipeline_options(&self.context);
+        let outcome = restore_image(&disk.image, &self.names, &self.link, &mut writer, &options)
+            .map_err(restore_error)?;
+        writer
+            .finish()
+            .map_err(|error| write_error(&staged, &error))?;
         self.context.end_part(disk.image.len);
         self.context.figures(|figures| {
             figures.bytes_read += outcome.figures.bytes_fetched;
             figures.bytes_stored += outcome.figures.bytes_written;
         });
-        Ok(WrittenDisk { plan: plan.clone(), staged, pieces: outcome.pieces })
+        Ok(WrittenDisk {
+            plan: plan.clone(),
+            staged,
+            pieces: outcome.pieces,
+        })
     }
 
     /// Writes a configuration file under its own name.
     fn config(&self, file: &FileImage, folder: &str) -> Result<String, JobError> {
         let name = host_path::file_name(&file.path);
-        host_path::check_name(name)
-            .map_err(|reason| JobError::failed("bad-path", format!("configuration file {:?}: {reason}", file.path)))?;
+        host_path::check_name(name).map_err(|reason| {
+            JobError::failed(
+                "bad-path",
+                format!("configuration file {:?}: {reason}", file.path),
+            )
+        })?;
         let path = host_path::join(folder, name);
         let target = self.create(&path)?;
         let io = |error: std::io::Error| write_error(&path, &error);
         let mut target = FileTarget::create(target, file.image.len).map_err(io)?;
-        let options = Options { cancel: self.context.pipeline_cancel(), ..Options::default() };
-        restore_image(&file.image, &self.names, &self.link, &mut target, &options).map_err(restore_error)?;
+        let options = Options {
+            cancel: self.context.pipeline_cancel(),
+            ..Options::default()
+        };
+        restore_image(&file.image, &self.names, &self.link, &mut target, &options)
+            .map_err(restore_error)?;
         target.finish().map_err(io)?;
         Ok(path)
     }
 
     fn create(&self, path: &str) -> Result<HostFile, JobError> {
         self.context.check()?;
-        self.journal.will(Deed::File { path: path.to_owned() })?;
+        self.journal.will(Deed::File {
+            path: path.to_owned(),
+        })?;
         self.files.create_new(path).map_err(files_error)
     }
 
@@ -180,7 +225,11 @@ impl Receiver {
 }
 
 /// Makes a folder with those above it; each that was missing is in the journal before it is made.
-pub(super) fn make_folders(files: &HostFiles, journal: &Journal, path: &str) -> Result<(), JobError> {
+pub(super) fn make_folders(
+    files: &HostFiles,
+    journal: &Journal,
+    path: &str,
+) -> Result<(), JobError> {
     let mut missing = Vec::new();
     let mut at = Some(path);
     while let Some(folder) = at {
@@ -191,22 +240,30 @@ pub(super) fn make_folders(files: &HostFiles, journal: &Journal, path: &str) -> 
         at = host_path::parent(folder);
     }
     for folder in missing.iter().rev() {
-        journal.will(Deed::Folder { path: folder.clone() })?;
+        journal.will(Deed::Folder {
+            path: folder.clone(),
+        })?;
     }
     files.create_folders(path).map(|_| ()).map_err(files_error)
 }
 
 fn find<'p>(point: &'p model::RecoveryPoint, plan: &DiskPlan) -> Option<&'p model::DiskImage> {
-    point.disks.iter().find(|disk| disk.id == plan.disk && disk.path == plan.source_path)
+    point
+        .disks
+        .iter()
+        .find(|disk| disk.id == plan.disk && disk.path == plan.source_path)
 }
 
 fn write_error(path: &str, error: &(dyn std::error::Error + 'static)) -> JobError {
     let full = std::iter::successors(Some(error), |error| error.source()).any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
     });
     let message = format!("cannot write {path}: {}", chain(error));
     if full {
-        JobError::failed("target-full", message).hint("free space on the volume, or choose another with --folder")
+        JobError::failed("target-full", message)
+            .hint("free space on the volume, or choose another with --folder")
     } else {
         JobError::transient("target-unwritable", message)
     }

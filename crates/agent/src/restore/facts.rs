@@ -35,7 +35,11 @@ impl Restore<'_> {
                 .into_iter()
                 .map(|vm| VmOnHost {
                     id: vm.config.id,
-                    files: vm.config.disks().map(|(_, _, path)| path.to_owned()).collect(),
+                    files: vm
+                        .config
+                        .disks()
+                        .map(|(_, _, path)| path.to_owned())
+                        .collect(),
                     name: vm.config.name,
                 })
                 .collect(),

@@ -26,33 +26,50 @@ impl Restore<'_> {
         };
         self.drop_staging(written).await?;
         let detail = match (&plan.kind, vm) {
-            (RestoreKind::Vm(planned), Some(id)) => format!("VM {:?} registered with id {id}", planned.name),
+            (RestoreKind::Vm(planned), Some(id)) => {
+                format!("VM {:?} registered with id {id}", planned.name)
+            }
             _ => format!("{} disk files in place", written.disks.len()),
         };
         Ok((vm, detail))
     }
 
     /// Moves aside what stands in the way, then gives the new files their names.
-    async fn rename_into_place(&self, plan: &RestorePlan, written: &Written) -> Result<(), JobError> {
+    async fn rename_into_place(
+        &self,
+        plan: &RestorePlan,
+        written: &Written,
+    ) -> Result<(), JobError> {
         let files = Arc::clone(&self.shared.files);
         let journal = Arc::clone(self.journal);
         let job = self.context.job;
         let park = plan.park.clone();
-        let renames: Vec<(String, String)> =
-            written.disks.iter().map(|disk| (disk.staged.clone(), disk.plan.target_path.clone())).collect();
+        let renames: Vec<(String, String)> = written
+            .disks
+            .iter()
+            .map(|disk| (disk.staged.clone(), disk.plan.target_path.clone()))
+            .collect();
         let moved = tokio::task::spawn_blocking(move || {
             let mut notes = Vec::new();
             for path in park {
-                let Some(folder) = host_path::parent(&path) else { continue };
+                let Some(folder) = host_path::parent(&path) else {
+                    continue;
+                };
                 let aside = parked_folder(folder, job);
                 make_folders(&files, &journal, &aside)?;
                 let to = host_path::join(&aside, host_path::file_name(&path));
-                journal.will(Deed::Rename { from: path.clone(), to: to.clone() })?;
+                journal.will(Deed::Rename {
+                    from: path.clone(),
+                    to: to.clone(),
+                })?;
                 files.rename(&path, &to).map_err(files_error)?;
                 notes.push(format!("{path}, which no VM used, was kept as {to}"));
             }
             for (from, to) in renames {
-                journal.will(Deed::Rename { from: from.clone(), to: to.clone() })?;
+                journal.will(Deed::Rename {
+                    from: from.clone(),
+                    to: to.clone(),
+                })?;
                 files.rename(&from, &to).map_err(files_error)?;
             }
             Ok::<_, JobError>(notes)
@@ -63,7 +80,12 @@ impl Restore<'_> {
         Ok(())
     }
 
-    async fn register(&self, plan: &RestorePlan, vm: &VmPlan, written: &Written) -> Result<VmId, JobError> {
+    async fn register(
+        &self,
+        plan: &RestorePlan,
+        vm: &VmPlan,
+        written: &Written,
+    ) -> Result<VmId, JobError> {
         let host = &self.shared.host;
         let wanted = self.wanted(plan, vm).await?;
         let folders = Folders {
@@ -72,16 +94,35 @@ impl Restore<'_> {
             saved_state: vm.config_folder.clone(),
             swap: vm.config_folder.clone(),
         };
-        let mut before: Vec<VmId> = host.vms().await.map_err(host_error)?.iter().map(|vm| vm.config.id).collect();
-        before.extend(host.planned_vms().await.map_err(host_error)?.iter().map(|vm| vm.id));
+        let mut before: Vec<VmId> = host
+            .vms()
+            .await
+            .map_err(host_error)?
+            .iter()
+            .map(|vm| vm.config.id)
+            .collect();
+        before.extend(
+            host.planned_vms()
+                .await
+                .map_err(host_error)?
+                .iter()
+                .map(|vm| vm.id),
+        );
         if vm.id.is_some_and(|id| before.contains(&id)) {
-            return Err(JobError::failed("vm-exists", format!("VM {:?} came back while its restore ran", vm.name))
-                .hint("remove the VM, or restore beside it with --to HOST"));
+            return Err(JobError::failed(
+                "vm-exists",
+                format!("VM {:?} came back while its restore ran", vm.name),
+            )
+            .hint("remove the VM, or restore beside it with --to HOST"));
         }
         self.context.check()?;
         self.journal.will(Deed::Register {
             id: vm.id,
-            disks: plan.disks.iter().map(|disk| disk.target_path.clone()).collect(),
+            disks: plan
+                .disks
+                .iter()
+                .map(|disk| disk.target_path.clone())
+                .collect(),
             config_folder: vm.config_folder.clone(),
             before,
         })?;
@@ -100,15 +141,32 @@ impl Restore<'_> {
     ) -> Result<VmId, JobError> {
         let host = &self.shared.host;
         let file = written.config_file.as_deref();
-        let file = file.ok_or_else(|| JobError::failed("no-configuration", "the recovery point sent no configuration file"))?;
-        let planned = host.import_definition(file, None, !keep_id).await.map_err(host_error)?;
-        host.drop_planned_checkpoints(planned.id).await.map_err(host_error)?;
-        host.change_planned(planned.id, wanted, folders).await.map_err(host_error)?;
-        host.validate_planned(planned.id).await.map_err(host_error)?;
+        let file = file.ok_or_else(|| {
+            JobError::failed(
+                "no-configuration",
+                "the recovery point sent no configuration file",
+            )
+        })?;
+        let planned = host
+            .import_definition(file, None, !keep_id)
+            .await
+            .map_err(host_error)?;
+        host.drop_planned_checkpoints(planned.id)
+            .await
+            .map_err(host_error)?;
+        host.change_planned(planned.id, wanted, folders)
+            .await
+            .map_err(host_error)?;
+        host.validate_planned(planned.id)
+            .await
+            .map_err(host_error)?;
         self.context.check()?;
         let id = host.realize_planned(planned.id).await.map_err(host_error)?;
         if keep_id && id != wanted.id {
-            self.context.warning(format!("the host gave the VM the id {id} instead of {}", wanted.id));
+            self.context.warning(format!(
+                "the host gave the VM the id {id} instead of {}",
+                wanted.id
+            ));
         }
         Ok(id)
     }
@@ -122,10 +180,16 @@ impl Restore<'_> {
         for planned in &vm.nics {
             let mut nic = planned.nic.clone();
             nic.switch = planned.switch.as_ref().and_then(|name| {
-                switches.iter().find(|switch| switch.name.to_lowercase() == name.to_lowercase()).cloned()
+                switches
+                    .iter()
+                    .find(|switch| switch.name.to_lowercase() == name.to_lowercase())
+                    .cloned()
             });
             if planned.switch.is_some() && nic.switch.is_none() {
-                self.context.warning(format!("adapter {:?} stays disconnected: its switch has gone", nic.name));
+                self.context.warning(format!(
+                    "adapter {:?} stays disconnected: its switch has gone",
+                    nic.name
+                ));
             }
             if !vm.keep_mac {
                 nic.mac = None;
@@ -139,10 +203,16 @@ impl Restore<'_> {
             let mut drives = Vec::new();
             for drive in &controller.drives {
                 if let Some(media) = self.media(plan, drive).await? {
-                    drives.push(Drive { media, ..drive.clone() });
+                    drives.push(Drive {
+                        media,
+                        ..drive.clone()
+                    });
                 }
             }
-            controllers.push(Controller { drives, ..controller.clone() });
+            controllers.push(Controller {
+                drives,
+                ..controller.clone()
+            });
         }
         wanted.controllers = controllers;
         Ok(wanted)
@@ -152,17 +222,26 @@ impl Restore<'_> {
     async fn media(&self, plan: &RestorePlan, drive: &Drive) -> Result<Option<Media>, JobError> {
         match &drive.media {
             Media::Disk { path } => {
-                let target = plan.disks.iter().find(|disk| host_path::same(&disk.source_path, path));
-                Ok(target.map(|disk| Media::Disk { path: disk.target_path.clone() }))
+                let target = plan
+                    .disks
+                    .iter()
+                    .find(|disk| host_path::same(&disk.source_path, path));
+                Ok(target.map(|disk| Media::Disk {
+                    path: disk.target_path.clone(),
+                }))
             }
             Media::Iso { path } => {
                 let files = Arc::clone(&self.shared.files);
                 let asked = path.clone();
-                let there = tokio::task::spawn_blocking(move || files.stat(&asked)).await.map_err(task_error)?;
+                let there = tokio::task::spawn_blocking(move || files.stat(&asked))
+                    .await
+                    .map_err(task_error)?;
                 if matches!(there, Ok(Some(_))) {
                     return Ok(Some(drive.media.clone()));
                 }
-                self.context.warning(format!("the CD drive is left empty: {path} is not on the host"));
+                self.context.warning(format!(
+                    "the CD drive is left empty: {path} is not on the host"
+                ));
                 Ok(Some(Media::Empty))
             }
             Media::Empty => Ok(Some(Media::Empty)),
@@ -173,7 +252,12 @@ impl Restore<'_> {
     /// Removes what was needed only on the way; what cannot be removed is told, and stays.
     async fn drop_staging(&self, written: &Written) -> Result<(), JobError> {
         let files = Arc::clone(&self.shared.files);
-        let leftovers: Vec<String> = written.config_file.iter().chain(&written.staged).cloned().collect();
+        let leftovers: Vec<String> = written
+            .config_file
+            .iter()
+            .chain(&written.staged)
+            .cloned()
+            .collect();
         let folders = written.folders.clone();
         let dropped = tokio::task::spawn_blocking(move || {
             let mut notes = Vec::new();

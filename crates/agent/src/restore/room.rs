@@ -13,7 +13,10 @@ const LOOK: Duration = Duration::from_secs(5);
 
 impl Restore<'_> {
     /// Waits for `work`; ends the pipeline and fails where a volume of the host runs into its reserve meanwhile.
-    pub(super) async fn while_there_is_room<T>(&self, work: impl Future<Output = T>) -> Result<T, JobError> {
+    pub(super) async fn while_there_is_room<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, JobError> {
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -40,7 +43,9 @@ impl Restore<'_> {
         };
         let planned = self.volumes();
         let short = volumes.iter().find(|volume| {
-            let concerned = planned.iter().any(|path| model::host_path::same(path, &volume.path));
+            let concerned = planned
+                .iter()
+                .any(|path| model::host_path::same(path, &volume.path));
             concerned && volume.free_bytes < reserve.bytes(volume.capacity_bytes)
         })?;
         let message = format!(
@@ -49,6 +54,9 @@ impl Restore<'_> {
             short.free_bytes,
             reserve.bytes(short.capacity_bytes)
         );
-        Some(JobError::failed("not-enough-space", message).hint("free space on the volume, or choose another with --folder"))
+        Some(
+            JobError::failed("not-enough-space", message)
+                .hint("free space on the volume, or choose another with --folder"),
+        )
     }
 }

@@ -21,13 +21,23 @@ pub(crate) async fn undo_all(shared: &Arc<Shared>, journal: &Journal) -> Result<
 
 async fn undo(shared: &Arc<Shared>, deed: &Deed) -> Result<(), JobError> {
     match deed {
-        Deed::Register { id, disks, config_folder: _, before } => unregister(shared, *id, disks, before).await,
+        Deed::Register {
+            id,
+            disks,
+            config_folder: _,
+            before,
+        } => unregister(shared, *id, disks, before).await,
         Deed::Folder { .. } | Deed::File { .. } | Deed::Rename { .. } => {
             let files = Arc::clone(&shared.files);
             let deed = deed.clone();
-            tokio::task::spawn_blocking(move || undo_file(&files, &deed)).await.map_err(task_error)?
+            tokio::task::spawn_blocking(move || undo_file(&files, &deed))
+                .await
+                .map_err(task_error)?
         }
-        Deed::Checkpoint { .. } | Deed::CheckpointTaken { .. } | Deed::Publishing | Deed::Converting(_) => Ok(()),
+        Deed::Checkpoint { .. }
+        | Deed::CheckpointTaken { .. }
+        | Deed::Publishing
+        | Deed::Converting(_) => Ok(()),
     }
 }
 
@@ -75,7 +85,8 @@ async fn unregister(
     }
     for vm in host.vms().await.map_err(host_error)? {
         let vm_id = vm.config.id;
-        let only_own = vm.config.disks().count() > 0 && vm.config.disks().all(|(_, _, path)| own(path));
+        let only_own =
+            vm.config.disks().count() > 0 && vm.config.disks().all(|(_, _, path)| own(path));
         if !before.contains(&vm_id) && (id == Some(vm_id) || only_own) {
             host.turn_off(vm_id).await.map_err(host_error)?;
             host.destroy_vm(vm_id).await.map_err(host_error)?;
