@@ -1,0 +1,9 @@
+//! Backups and restores through links in memory.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
+mod backup;
+mod disks;
+mod restore;
+mod support;
+mod verify;
