@@ -1,0 +1,12 @@
+//! The driver through its public API: against a scripted peer for what hosts seldom do, and against the simulated host
+//! over real HTTP for everything else.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "scripts answer a few requests and treat the rest alike"
+)]
+
+mod jobs;
+mod peer;
+mod tls;
+mod wire;
