@@ -136,12 +136,13 @@ impl Catalog {
             &detail,
         )
         .await?;
-        match kept.len() == records.len() {
-            true => Ok(SettledBases::Recorded),
-            // What was not rewritten is recorded all the same; the caller commits.
-            false if !kept.is_empty() => Ok(SettledBases::Recorded),
-            false => Ok(SettledBases::Overtaken),
-        }
+        // What was rewritten has no base; the rest holds.
+        let overtaken = kept.is_empty() && !records.is_empty();
+        Ok(if overtaken {
+            SettledBases::Overtaken
+        } else {
+            SettledBases::Recorded
+        })
     }
 
     /// Returns the usable base records of a VM: those whose point is live.
@@ -208,7 +209,7 @@ impl Catalog {
         tx.commit().await
     }
 
-    /// Returns why a disk of a VM was last voided and when, where it was since `since`.
+    /// Tells whether a disk of a VM was voided at or after `since`.
     pub async fn voided_since(
         &self,
         vm: VmId,

@@ -72,6 +72,16 @@ pub(crate) async fn append(
     Ok(())
 }
 
+/// Appends a line to a job's log inside the caller's transaction.
+pub(crate) async fn log_info(
+    conn: &mut Conn,
+    job: JobId,
+    now: Timestamp,
+    text: &str,
+) -> Result<(), CatalogError> {
+    append(conn, job, now, LogLevel::Info, text).await
+}
+
 impl Catalog {
     /// Lists a job's lines after line number `after`, oldest first.
     pub async fn job_log(

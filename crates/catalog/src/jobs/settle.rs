@@ -2,7 +2,7 @@
 
 use model::{Fence, JobId, PointId, Timestamp, VmId};
 
-use super::report::{committed_point, publishing_point};
+use super::finish::{committed_point, publishing_point};
 use crate::{Catalog, CatalogError};
 
 /// What to do with what carries the mark of a job and fence.

@@ -8,7 +8,8 @@ use ::jobs::{
 use model::{HostId, JobId, Timestamp, VmId};
 use serde_json::json;
 
-use super::report::{add_warning, committed_point, publishing_point};
+use super::finish::{committed_point, publishing_point};
+use super::report::add_warning;
 use super::{Job, LogLevel, load, log, read_job, save_life, subject};
 use crate::audit::{self, Actor};
 use crate::db::{Conn, db};
