@@ -38,8 +38,17 @@ impl SpaceMap {
             Some((start, len)) if *start + *len == first => *len += count,
             Some(_) | None => runs.push((first, count)),
         };
+        // The length of a file is anybody's claim: beyond what can be taken there is nothing to give.
+        let end = end.min(FILE_MIB_MAX);
         let mut at = 0;
         while at < end {
+            let (page, _) = place(at);
+            if self.pages.get(page).is_none_or(Option::is_none) {
+                let stop = ((page as u64 + 1) * PAGE_BITS).min(end);
+                add(at, stop - at);
+                at = stop;
+                continue;
+            }
             let step = (64 - at % 64).min(end - at);
             match self.get_word(at) {
                 0 => add(at, step),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::support::{MIB, disk_of, link, pattern, read};
 use vhdx::{
-    Chain, DirectoryResolver, DiskKind, ExtentKind, FileInfo, Kind, MAX_CHAIN_DEPTH, MemoryFile,
-    Params, ParentLocator, ParentResolver, ReadAt, Rule, Vhdx, create_differencing, inspect,
+    Chain, DirectoryResolver, DiskKind, DiskWriter, Durability, ExtentKind, FileInfo, Kind,
+    MAX_CHAIN_DEPTH, MemoryFile, Params, ParentLocator, ParentResolver, ReadAt, Rule, Vhdx,
+    WriteAt, create_differencing, inspect,
 };
 
 /// Files in memory by name; a relative path names one of them.
@@ -182,6 +183,37 @@ fn reads_zeros_where_a_child_is_larger_than_its_parent() {
     assert_eq!(
         (last.offset, last.len, last.kind),
         (40 * MIB, 10 * MIB, ExtentKind::Zero)
+    );
+}
+
+#[test]
+fn bits_left_over_from_earlier_mean_nothing() {
+    let (parent, info) = base();
+    let (child, _) = child_of(&info, "base.vhdx");
+    let open = || {
+        let parents = vec![Vhdx::open(Arc::clone(&parent)).unwrap()];
+        DiskWriter::open(Arc::clone(&child), parents, Durability::ProcessKill).unwrap()
+    };
+    let writer = open();
+    writer.write_at(&[7; 8192], 0).unwrap();
+    writer.close().unwrap();
+    // As if block 0 had never been written; its bits stay.
+    child.write_all_at(&[0; 8], 3 * MIB).unwrap();
+    let writer = open();
+    writer.write_at(&[8; 512], 1024).unwrap();
+    writer.close().unwrap();
+    let disk = Chain::open(
+        Arc::clone(&child),
+        "leaf",
+        &Shelf(vec![("base.vhdx".into(), Arc::clone(&parent))]),
+    )
+    .unwrap();
+    let disk = disk.into_disk();
+    assert_eq!(read(&disk, 0, 1024), pattern(1, 0, 1024));
+    assert_eq!(read(&disk, 1024, 512), [8; 512]);
+    assert_eq!(
+        read(&disk, 1536, 5000 - 1536),
+        pattern(1, 1536, 5000 - 1536)
     );
 }
 
