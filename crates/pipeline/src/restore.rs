@@ -77,6 +77,7 @@ pub fn restore_image(
     let meter = Meter::new(options, ranges.iter().map(|range| range.len).sum());
     let cache = ChunkCache::default();
     let counters = Counters::default();
+    let buffers = Mutex::new(Vec::new());
     let workers = options.workers();
     let windows_ahead = workers * WINDOWS_PER_THREAD + 1;
 
@@ -89,7 +90,7 @@ pub fn restore_image(
     let (done, filled) = channel::<(u64, Result<Filled, RestoreError>)>();
 
     std::thread::scope(|scope| {
-        let (nodes, cache, counters, todo) = (&nodes, &cache, &counters, &todo);
+        let (nodes, cache, counters, buffers, todo) = (&nodes, &cache, &counters, &buffers, &todo);
         let planned = done.clone();
         scope.spawn(move || {
             let tree = Tree::new(root, nodes, names);
@@ -98,7 +99,7 @@ pub fn restore_image(
         for _ in 0..workers {
             let done = done.clone();
             scope.spawn(move || {
-                let mut filler = Filler::new(link, names, cache, counters);
+                let mut filler = Filler::new(link, names, cache, counters, buffers);
                 loop {
                     let next = lock(todo).recv();
                     let Ok((number, window)) = next else { return };
@@ -109,14 +110,7 @@ pub fn restore_image(
             });
         }
         drop(done);
-        let written = write_windows(
-            &filled,
-            &permits,
-            target,
-            options,
-            &meter,
-            &counters.skipped,
-        );
+        let written = write_windows(&filled, &permits, target, options, &meter, buffers);
         // The planner waits for permits, the workers for windows: let go of both ends.
         drop((permits, filled));
         written
@@ -138,7 +132,7 @@ pub fn restore_image(
             chunks: get(&counters.chunks),
             bytes_fetched: get(&counters.fetched),
             bytes_written: written,
-            bytes_skipped: get(&counters.skipped),
+            bytes_skipped: meter.total() - written,
         };
         Ok(RestoreOutcome {
             digest,
@@ -153,7 +147,6 @@ pub fn restore_image(
 struct Counters {
     chunks: AtomicU64,
     fetched: AtomicU64,
-    skipped: AtomicU64,
 }
 
 /// Plans windows as long as permits come; a failure takes the place of the next window.
@@ -198,7 +191,7 @@ fn write_windows(
     target: &mut dyn ImageTarget,
     options: &Options,
     meter: &Meter<'_>,
-    skipped: &AtomicU64,
+    buffers: &Mutex<Vec<Vec<u8>>>,
 ) -> Result<(Vec<Piece>, u64), RestoreError> {
     let (mut next, mut waiting) = (0, BTreeMap::new());
     let (mut pieces, mut written): (Vec<Piece>, u64) = (Vec::new(), 0);
@@ -218,7 +211,9 @@ fn write_windows(
                 data += range.len() as u64;
             }
             written += data;
-            skipped.fetch_add(window.range.len - data, Ordering::Relaxed);
+            if !window.bytes.is_empty() {
+                lock(buffers).push(window.bytes);
+            }
             pieces.extend(window.pieces);
             meter.add(window.range.len);
             next += 1;

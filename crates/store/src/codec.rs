@@ -94,9 +94,11 @@ impl std::fmt::Debug for Encoder {
     }
 }
 
-/// Decompresses; keeps its tables between calls, so one per thread.
+/// Opens and decompresses; keeps its tables and buffer between calls, so one per thread.
 pub struct Decoder {
     zstd: zstd::bulk::Decompressor<'static>,
+    /// Where seals are opened.
+    pub(crate) scratch: Vec<u8>,
 }
 
 impl Decoder {
@@ -105,6 +107,7 @@ impl Decoder {
     pub fn new() -> Self {
         Self {
             zstd: zstd::bulk::Decompressor::new().expect("zstd makes a context"),
+            scratch: Vec::new(),
         }
     }
 

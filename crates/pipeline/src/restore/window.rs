@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use model::ByteRange;
 use store::{
@@ -14,6 +14,7 @@ use store::{
 use super::Counters;
 use super::cache::{ChunkCache, Claim};
 use super::planner::Window;
+use crate::backup::lock;
 use crate::verify::Piece;
 use crate::{RestoreError, RestoreLink};
 
@@ -60,6 +61,8 @@ pub(super) struct Filler<'a> {
     names: &'a SessionKeys,
     cache: &'a ChunkCache,
     counters: &'a Counters,
+    /// Buffers of windows that were written, to be used again.
+    buffers: &'a Mutex<Vec<Vec<u8>>>,
     decoder: Decoder,
 }
 
@@ -78,12 +81,14 @@ impl<'a> Filler<'a> {
         names: &'a SessionKeys,
         cache: &'a ChunkCache,
         counters: &'a Counters,
+        buffers: &'a Mutex<Vec<Vec<u8>>>,
     ) -> Self {
         Self {
             link,
             names,
             cache,
             counters,
+            buffers,
             decoder: Decoder::new(),
         }
     }
@@ -104,7 +109,11 @@ impl<'a> Filler<'a> {
         }
         let chunks = self.chunks(&order, &needs)?;
         let len = |bytes: u64| usize::try_from(bytes).expect("a window has a few MiB");
-        let mut bytes = vec![0; len(window.range.len)];
+        // A used buffer has old bytes in it; what no run covers is cleared below.
+        let used = lock(self.buffers).pop();
+        let mut bytes = used
+            .filter(|used| used.len() == len(window.range.len))
+            .unwrap_or_else(|| vec![0; len(window.range.len)]);
         let mut data: Vec<Range<usize>> = Vec::new();
         for (run, slice) in &window.runs {
             let short = || RestoreError::ShortChunk {
@@ -124,6 +133,12 @@ impl<'a> Filler<'a> {
                 Some(_) | None => data.push(start..end),
             }
         }
+        let mut at = 0;
+        for part in &data {
+            bytes[at..part.start].fill(0);
+            at = part.end;
+        }
+        bytes[at..].fill(0);
         let pieces = pieces_of(window.range, &bytes, &data);
         Ok(Filled {
             range: window.range,

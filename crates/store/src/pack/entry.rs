@@ -174,8 +174,7 @@ impl SealedEntry {
         let key = keys
             .pack_key(self.generation, self.salt)
             .map_err(PackError::Key)?;
-        let mut buffer = Vec::with_capacity(self.sealed.len());
-        open_entry(&key, &self.info, &self.sealed, names, decoder, &mut buffer)
+        open_entry(&key, &self.info, &self.sealed, names, decoder)
     }
 
     /// Appends the entry for a wire: generation `u32`, salt, number `u32`, record, sealed bytes (their length is in the
@@ -214,20 +213,20 @@ impl SealedEntry {
     }
 }
 
-/// Opens an entry; `buffer` is overwritten.
+/// Opens an entry.
 pub(crate) fn open_entry(
     key: &PackKey,
     info: &EntryInfo,
     sealed: &[u8],
     names: &SessionKeys,
     decoder: &mut Decoder,
-    buffer: &mut Vec<u8>,
 ) -> Result<Opened, PackError> {
     let wrong = |source| PackError::Entry {
         number: info.number,
         id: info.id,
         source,
     };
+    let mut buffer = std::mem::take(&mut decoder.scratch);
     buffer.clear();
     buffer.extend_from_slice(sealed);
     let context = layout::entry_context(key.generation(), key.salt(), info);
@@ -236,13 +235,14 @@ pub(crate) fn open_entry(
         .open_in_place(
             layout::entry_nonce(info.number),
             ring::aead::Aad::from(&context),
-            buffer,
+            &mut buffer,
         )
         .map_err(|_| wrong(FormatError::NotAuthentic { what: "pack entry" }))?;
     let mut plain = vec![0; info.plain_len as usize];
     decoder
         .decode(info.encoding, stored, &mut plain)
         .map_err(wrong)?;
+    decoder.scratch = buffer;
     if let Some(live) = info.live {
         return Ok(Opened {
             plain: live.scatter(&plain),

@@ -171,14 +171,12 @@ impl PackReader {
         decoder: &mut Decoder,
     ) -> Option<Result<Opened, PackError>> {
         let info = self.footer.entries.get(number as usize)?;
-        let mut buffer = Vec::new();
         Some(open_entry(
             &self.key,
             info,
             &self.sealed_bytes(info),
             names,
             decoder,
-            &mut buffer,
         ))
     }
 
@@ -189,7 +187,7 @@ impl PackReader {
         names: &SessionKeys,
         mut each: impl FnMut(&EntryInfo, &Opened) -> Result<(), PackError>,
     ) -> Result<(), PackError> {
-        let (mut decoder, mut buffer) = (Decoder::new(), Vec::new());
+        let mut decoder = Decoder::new();
         for info in &self.footer.entries {
             let opened = open_entry(
                 &self.key,
@@ -197,7 +195,6 @@ impl PackReader {
                 &self.sealed_bytes(info),
                 names,
                 &mut decoder,
-                &mut buffer,
             )?;
             each(info, &opened)?;
         }

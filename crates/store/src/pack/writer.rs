@@ -37,7 +37,8 @@ impl PackWriter {
     /// Starts a pack, using up the seal.
     #[must_use]
     pub fn new(seal: PackSeal) -> Self {
-        let mut bytes = Vec::new();
+        // Room for all of it at once: growing would copy. Pages that are not written cost nothing.
+        let mut bytes = Vec::with_capacity(PACK_TARGET_BYTES + (1 << 20));
         bytes.extend_from_slice(&layout::header());
         Self {
             key: seal.into_key(),
