@@ -290,7 +290,18 @@ impl Catalog {
                 polled.stop.push(job);
             }
         }
-        tx.commit().await?;
+        let new_host = poll
+            .host
+            .as_ref()
+            .is_some_and(|host| before.host != Some(host.id));
+        let news = instance.as_deref() != Some(&poll.instance)
+            || new_host
+            || not_ready != before.not_ready;
+        if news || !before.wait_facts().is_online(&self.rules, now) {
+            tx.commit().await?;
+        } else {
+            tx.commit_quietly().await?;
+        }
         Ok(polled)
     }
 

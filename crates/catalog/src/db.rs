@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::jobs::Rules;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row as _, Transaction};
+use sqlx::{ConnectOptions, Connection as _, Row as _, Transaction};
 use tokio::sync::watch;
 
 use crate::{CatalogError, ErrorKind};
@@ -81,9 +81,15 @@ impl DerefMut for Tx {
 impl Tx {
     /// Makes everything in it durable, then tells whoever waits for changes.
     pub(crate) async fn commit(self) -> Result<(), CatalogError> {
-        self.inner.commit().await.map_err(db(self.action))?;
-        self.changes.send_modify(|count| *count += 1);
+        let changes = Arc::clone(&self.changes);
+        self.commit_quietly().await?;
+        changes.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// Makes everything in it durable and wakes nobody: for what happens all the time and that nobody waits for.
+    pub(crate) async fn commit_quietly(self) -> Result<(), CatalogError> {
+        self.inner.commit().await.map_err(db(self.action))
     }
 }
 
@@ -98,6 +104,7 @@ impl Catalog {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
+            .before_acquire(|conn, _| Box::pin(async { Ok(is_clean(conn)) }))
             .connect_with(connect_options(&options.file))
             .await
             .map_err(db("open the catalog"))?;
@@ -107,6 +114,7 @@ impl Catalog {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .before_acquire(|conn, _| Box::pin(async { Ok(is_clean(conn)) }))
             .connect_with(
                 connect_options(&options.file)
                     .read_only(true)
@@ -129,8 +137,8 @@ impl Catalog {
         &self.rules
     }
 
-    /// Returns a number that grows with every transaction this process commits: wait on it instead of asking again
-    /// and again. What another process commits is not seen here.
+    /// Returns a number that grows when this process commits something others may wait for (not a mere sign of life):
+    /// wait on it instead of asking again and again. What another process commits is not seen here.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -218,6 +226,12 @@ pub(crate) fn kind_of(error: &sqlx::Error) -> ErrorKind {
     } else {
         ErrorKind::Bug
     }
+}
+
+/// Tells whether a connection may be used again. After a full disk SQLite has ended the transaction by itself, the roll
+/// back that follows fails, and sqlx believes for ever after that it is inside: such a connection is closed.
+fn is_clean(conn: &Conn) -> bool {
+    !conn.is_in_transaction()
 }
 
 fn connect_options(file: &Path) -> SqliteConnectOptions {

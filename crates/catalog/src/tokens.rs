@@ -169,7 +169,7 @@ impl Catalog {
                 .execute(&mut *tx)
                 .await
                 .map_err(db("note the use of an API token"))?;
-            tx.commit().await?;
+            tx.commit_quietly().await?;
         }
         let role = token.role.min(user.role);
         Ok(Some((token, user, role)))

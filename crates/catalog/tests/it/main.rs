@@ -11,5 +11,6 @@ mod packs;
 mod points;
 mod publish;
 mod queue;
+mod random;
 mod schedule;
 mod support;

@@ -118,3 +118,80 @@ async fn waiting_for_changes_wakes_up() {
         .unwrap();
     changes.changed().await.unwrap();
 }
+
+/// A small file system of its own, so that it can be full; needs the right to mount.
+#[cfg(target_os = "linux")]
+struct SmallDisk(tempfile::TempDir);
+
+#[cfg(target_os = "linux")]
+impl SmallDisk {
+    fn mount(kib: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let done = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"])
+            .arg(dir.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        done.is_ok_and(|status| status.success()).then(|| Self(dir))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(
+            std::process::Command::new("umount")
+                .arg("-l")
+                .arg(self.0.path())
+                .status(),
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_loses_nothing_that_was_accepted_and_work_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(2048) else {
+        let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(
+            !in_ci,
+            "no right to mount a tmpfs: nothing is skipped in CI"
+        );
+        return;
+    };
+    let options = Options::new(disk.0.path().join("catalog.db"));
+    let filler = disk.0.path().join("filler");
+    let catalog = Catalog::open(&options).await.unwrap();
+    let now = model::Timestamp::from_millis(1_800_000_000_000);
+    std::fs::write(&filler, vec![1; 1000 * 1024]).unwrap();
+    let text = "x".repeat(4000);
+    let mut accepted = 0;
+    let full = loop {
+        let detail = serde_json::json!({ "text": text });
+        match catalog
+            .audit(now, &Actor::Server, "note", "x", &detail)
+            .await
+        {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::Full, "{full:?}");
+    assert!(accepted > 0);
+    let count = catalog.audit_entries(None, 500).await.unwrap().len();
+    assert_eq!(count, accepted);
+    std::fs::remove_file(filler).unwrap();
+    catalog
+        .audit(now, &Actor::Server, "note", "x", &serde_json::json!({}))
+        .await
+        .unwrap();
+    catalog.close().await;
+    let catalog = Catalog::open(&options).await.unwrap();
+    assert_eq!(
+        catalog.audit_entries(None, 500).await.unwrap().len(),
+        accepted + 1
+    );
+    let verdict = catalog.verify_audit().await.unwrap();
+    assert!(matches!(verdict, catalog::AuditVerdict::Whole { .. }));
+    catalog.close().await;
+}

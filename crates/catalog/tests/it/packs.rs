@@ -161,7 +161,10 @@ async fn damage_is_listed_until_it_is_healed() {
         .add_damage(new, &Actor::Server, world.now())
         .await
         .unwrap();
-    assert_eq!(catalog.open_damage().await.unwrap(), [damage.clone()]);
+    assert_eq!(
+        catalog.open_damage().await.unwrap(),
+        std::slice::from_ref(&damage)
+    );
     catalog
         .heal_damage(damage.id, &Actor::Server, world.now())
         .await
