@@ -8,28 +8,58 @@
 //!
 //! Not here: what a job's states mean (`jobs`), SQL (`catalog`), formats (`store`), the host (`agent`, `hyperv`).
 
+mod agents;
+mod app;
+mod auth;
+mod background;
+mod backup;
+mod clock;
+mod config;
+mod data_dir;
+mod files;
+mod http;
+mod init;
+mod master_key;
 mod options;
+mod people;
+mod request;
+mod restore;
+mod retention;
+mod run;
+mod tls;
+mod transfer;
+mod vault;
+mod verify;
+mod wakes;
 
-use std::future::Future;
-
+pub use init::init;
 pub use options::{InitOptions, Initialised, MasterKeySource, PortFile, RunOptions};
+pub use run::{run, run_and_tell};
 
-/// Sets up a data folder: vault, keys, certificates, the first administrator.
-///
-/// # Errors
-/// Refuses a folder that holds something else, or that was set up before.
-pub async fn init(options: InitOptions) -> anyhow::Result<Initialised> {
-    anyhow::bail!("setting up {} is not built yet", options.data_dir.display())
+/// A route of the people's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteEntry {
+    /// `GET`, `POST` ...
+    pub method: String,
+    /// Its path, parameters in braces.
+    pub path: String,
+    /// The role it needs; `None`: open to everyone.
+    pub role: Option<api::v1::Role>,
 }
 
-/// Serves a data folder until `shutdown` ends; then lets requests finish and closes.
+/// Returns every route of the people's port with who may use it.
+#[must_use]
+pub fn route_table() -> Vec<RouteEntry> {
+    people::routes().entries()
+}
+
+/// Returns the OpenAPI document of the people's API.
 ///
-/// # Errors
-/// Where the folder is not set up or in use by another server, a port is taken, or the catalog cannot be opened.
-pub async fn run(
-    options: RunOptions,
-    shutdown: impl Future<Output = ()> + Send,
-) -> anyhow::Result<()> {
-    drop(shutdown);
-    anyhow::bail!("serving {:?} is not built yet", options.data_dir)
+/// # Panics
+/// Never: the document is made of texts and numbers.
+#[must_use]
+pub fn openapi_json() -> String {
+    people::openapi()
+        .to_pretty_json()
+        .expect("the document is made of texts and numbers")
 }

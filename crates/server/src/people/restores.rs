@@ -1,0 +1,213 @@
+//! Starting restores: names become ids here, everything else is planned by the agent when it is ready.
+
+use api::codes;
+use api::v1::{Jobs, RestoreRequest};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use catalog::{NewJob, Target};
+use jobs::JobKind;
+use model::{
+    DiskFolder, DiskId, HostId, KeepOrNew, NetworkMap, PowerAfter, RecoveryPoint, RestoreScope,
+    RestoreTarget, RestoreWish,
+};
+
+use super::points::file_name;
+use super::policies::parse_name;
+use super::{hosts, jobs as job_routes, points, vms};
+use crate::app::{App, Shared};
+use crate::clock;
+use crate::http::{ApiError, ApiResult, Caller, Json};
+use crate::request::{JobRequest, RestoreRequest as Kept};
+
+/// Longest folder, name or switch.
+const MAX_TEXT: usize = 1024;
+const MAX_DISKS: usize = 1000;
+
+/// Starts a restore. Where the agent is away or not ready, the job waits for it.
+#[utoipa::path(
+    post, path = "/api/v1/restores", tag = "restores", request_body = RestoreRequest,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with it gets the same job")),
+    responses((status = 202, body = Jobs), (status = 400, body = api::Problem), (status = 404, body = api::Problem))
+)]
+pub(super) async fn start(
+    State(app): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(request): Json<RestoreRequest>,
+) -> ApiResult<(StatusCode, Json<Jobs>)> {
+    check_texts(&request)?;
+    let key = job_routes::idempotency(&caller, &headers, "restores", &request)?;
+    let (point, notes) = find_point(&app, &request).await?;
+    let host = find_host(&app, &request, &point).await?;
+    let wish = wish(&request, &point, &host)?;
+    let new = NewJob {
+        kind: JobKind::Restore,
+        vm: Some(Target {
+            id: point.vm.id,
+            name: point.vm.name.clone(),
+        }),
+        host: Some(host),
+        point: Some(point.id),
+        request: JobRequest::Restore(Kept { wish, notes }).to_value()?,
+        not_before: None,
+    };
+    let created = app
+        .catalog
+        .create_jobs(&[new], key.as_ref(), &caller.actor, clock::now())
+        .await?;
+    Ok((StatusCode::ACCEPTED, Json(job_routes::made(&app, &created))))
+}
+
+fn check_texts(request: &RestoreRequest) -> ApiResult<()> {
+    let pairs = request.networks.iter().chain(&request.disk_folders);
+    let mut texts = pairs
+        .flat_map(|(from, to)| [from, to])
+        .chain(&request.disks)
+        .chain([&request.folder, &request.name].into_iter().flatten());
+    if texts
+        .any(|text| text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control))
+    {
+        return Err(ApiError::bad_request(format!(
+            "a folder, name, disk or switch is empty, longer than {MAX_TEXT} bytes or holds control characters"
+        )));
+    }
+    if request.disks.len() > MAX_DISKS || request.networks.len() > MAX_DISKS {
+        return Err(ApiError::bad_request("more disks or networks than can be"));
+    }
+    Ok(())
+}
+
+async fn find_point(
+    app: &App,
+    request: &RestoreRequest,
+) -> ApiResult<(RecoveryPoint, Vec<String>)> {
+    let vm = vms::resolve(app, &request.vm).await?;
+    match request.point.as_deref() {
+        None | Some("latest") => {
+            let (point, notes) = points::latest(app, vm.id, &vm.name).await?;
+            Ok((point.point, notes))
+        }
+        Some(id) => Ok((points::by_id(app, id, Some(vm.id)).await?.point, Vec::new())),
+    }
+}
+
+async fn find_host(
+    app: &App,
+    request: &RestoreRequest,
+    point: &RecoveryPoint,
+) -> ApiResult<Target<HostId>> {
+    match request.to.as_deref() {
+        None | Some("original") => Ok(Target {
+            id: point.host.id,
+            name: point.host.name.clone(),
+        }),
+        Some(text) => {
+            let agent = hosts::find(app, text).await?;
+            if agent.revoked.is_some() {
+                return Err(
+                    ApiError::conflict(format!("the agent of {text} was shut out"))
+                        .hint("enrol it anew: `reprise host token`, then `reprise agent enroll`"),
+                );
+            }
+            let id = agent.host.ok_or_else(|| {
+                ApiError::conflict(format!("the agent {text} has not reached its host yet"))
+                    .hint("`reprise host show` says why")
+            })?;
+            Ok(Target {
+                id,
+                name: agent.host_name.unwrap_or(agent.machine),
+            })
+        }
+    }
+}
+
+fn wish(
+    request: &RestoreRequest,
+    point: &RecoveryPoint,
+    host: &Target<HostId>,
+) -> ApiResult<RestoreWish> {
+    let mut disks = Vec::new();
+    for text in &request.disks {
+        let disk = find_disk(point, text)?;
+        if !disks.contains(&disk) {
+            disks.push(disk);
+        }
+    }
+    let scope = match disks.is_empty() {
+        true => RestoreScope::Vm,
+        false => RestoreScope::Disks { disks },
+    };
+    let target = match request.to.as_deref() {
+        None | Some("original") => RestoreTarget::Original,
+        Some(_) => RestoreTarget::Alternate { host: host.id },
+    };
+    let mut disk_folders = Vec::new();
+    for (text, folder) in &request.disk_folders {
+        disk_folders.push(DiskFolder {
+            disk: find_disk(point, text)?,
+            folder: folder.clone(),
+        });
+    }
+    let networks = request.networks.iter();
+    let networks = networks.map(|(from, to)| NetworkMap {
+        from: from.clone(),
+        to: to.clone(),
+    });
+    let keep = |what: &str, text: &Option<String>| {
+        text.as_deref()
+            .map(|text| parse_name::<KeepOrNew>(what, text, "keep or new"))
+            .transpose()
+    };
+    Ok(RestoreWish {
+        point: point.id,
+        vm: point.vm.id,
+        scope,
+        target,
+        folder: request.folder.clone(),
+        disk_folders,
+        name: request.name.clone(),
+        networks: networks.collect(),
+        id: keep("id", &request.id)?,
+        mac: keep("mac", &request.mac)?,
+        power: match request.power.as_deref() {
+            Some(text) => parse_name("power", text, "off, as-before or on")?,
+            None => PowerAfter::default(),
+        },
+    })
+}
+
+/// Finds a disk of a point by VirtualDiskId, path, or file name where that is unique.
+fn find_disk(point: &RecoveryPoint, text: &str) -> ApiResult<DiskId> {
+    let by = |matches: &dyn Fn(&model::DiskImage) -> bool| -> Vec<&model::DiskImage> {
+        point.disks.iter().filter(|disk| matches(disk)).collect()
+    };
+    let id = text.parse::<DiskId>().ok();
+    let by_id = by(&|disk| Some(disk.id) == id);
+    let same = |path: &str| path.eq_ignore_ascii_case(text);
+    let by_path = by(&|disk| same(&disk.base_path) || same(&disk.path));
+    let by_name = by(&|disk| same(file_name(&disk.base_path)) || same(file_name(&disk.path)));
+    let found = [by_id, by_path, by_name]
+        .into_iter()
+        .find(|found| !found.is_empty());
+    match found.as_deref() {
+        Some([disk]) => Ok(disk.id),
+        Some(several) => {
+            let paths: Vec<&str> = several.iter().map(|disk| disk.base_path.as_str()).collect();
+            Err(
+                ApiError::new(codes::AMBIGUOUS, format!("{text:?} fits several disks"))
+                    .hint(format!("name one by its path: {}", paths.join(", "))),
+            )
+        }
+        None => {
+            let paths: Vec<&str> = point
+                .disks
+                .iter()
+                .map(|disk| disk.base_path.as_str())
+                .collect();
+            Err(
+                ApiError::not_found(format!("recovery point {} has no disk {text:?}", point.id))
+                    .hint(format!("its disks are: {}", paths.join(", "))),
+            )
+        }
+    }
+}
