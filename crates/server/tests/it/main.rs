@@ -1,0 +1,9 @@
+//! A real server over loopback TLS, with agents and people that are clients like any other.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod access;
+mod input;
+mod openapi;
+mod setup;
+mod support;
