@@ -26,7 +26,7 @@ use free::FreeSpace;
 use session::Session;
 
 pub(crate) use metadata::set_locator;
-pub use metadata::{set_disk_id, set_parent};
+pub use metadata::{replay_log, set_disk_id, set_parent};
 
 /// What an unplanned end may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

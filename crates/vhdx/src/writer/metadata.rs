@@ -43,6 +43,14 @@ pub fn set_disk_id(
     })
 }
 
+/// Brings a file that was not closed cleanly into a clean state: its log is replayed in place.
+///
+/// Needs no parents and changes nothing of what the disk reads as; a clean file is left alone.
+pub fn replay_log(file: impl WriteAt + 'static, durability: Durability) -> Result<FileInfo, Error> {
+    let (_, structures) = Session::open(Arc::new(file), durability)?;
+    Ok(structures.info())
+}
+
 /// Replaces the parent locator.
 pub(crate) fn set_locator(
     child: Arc<dyn WriteAt>,

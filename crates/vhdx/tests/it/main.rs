@@ -3,9 +3,15 @@
 #[cfg(test)]
 mod chains;
 #[cfg(test)]
+mod concurrency;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod judges;
+#[cfg(test)]
+mod judges_in_place;
 #[cfg(test)]
 mod merging;
 #[cfg(test)]
@@ -16,3 +22,5 @@ mod refusals;
 mod samples;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tolerance;
