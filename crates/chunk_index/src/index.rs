@@ -14,9 +14,13 @@ use crate::value::{Place, decode, encode};
 
 /// Changes with every change of keys or values.
 const FORMAT: &[u8] = b"1";
+/// What reopening has to read again at most; the least the store takes.
+const JOURNAL_BYTES: u64 = 64 * model::MIB;
 const KEY_LEN: usize = 12;
 const MOST_ENTRIES: usize = 1 << 24;
 
+// Kept beside the places, under keys that are shorter than theirs: a second tree that is hardly written would hold
+// back the journal of this one, and reopening would take as long as filling.
 const META_FORMAT: &[u8] = b"format";
 const META_VAULT: &[u8] = b"vault";
 const META_APPLIED: &[u8] = b"applied";
@@ -63,9 +67,8 @@ pub enum Opened {
 
 /// The index. Calls block; use it from a blocking pool.
 pub struct ChunkIndex {
-    // Before the database: its handles must be gone when that closes.
-    places: Keyspace,
-    meta: Keyspace,
+    // Before the database: its handle must be gone when that closes.
+    tree: Keyspace,
     database: Database,
     /// How far it got; held while a pack is added.
     applied: Mutex<u64>,
@@ -111,18 +114,24 @@ impl ChunkIndex {
             Err(error) => return Err(failed("remove")(error)),
         }
         fs::create_dir_all(&options.folder).map_err(failed("make a folder for"))?;
-        let (database, places, meta) = handles(options).map_err(failed("make"))?;
-        let mut batch = database.batch();
-        batch.insert(&meta, META_FORMAT, FORMAT);
-        batch.insert(&meta, META_VAULT, options.vault.to_string().as_bytes());
-        batch.insert(&meta, META_APPLIED, 0u64.to_le_bytes());
-        batch.commit().map_err(failed("make"))?;
-        Ok(Self {
-            places,
-            meta,
+        let (database, tree) = handles(options).map_err(failed("make"))?;
+        let index = Self {
+            tree,
             database,
             applied: Mutex::new(0),
-        })
+        };
+        index
+            .write_meta(&options.vault.to_string(), 0)
+            .map_err(failed("make"))?;
+        Ok(index)
+    }
+
+    fn write_meta(&self, vault: &str, applied: u64) -> Result<(), fjall::Error> {
+        let mut batch = self.database.batch();
+        batch.insert(&self.tree, META_FORMAT, FORMAT);
+        batch.insert(&self.tree, META_VAULT, vault.as_bytes());
+        batch.insert(&self.tree, META_APPLIED, applied.to_le_bytes());
+        batch.commit()
     }
 
     /// Returns how far it got: every pack up to this sequence that was there when it was read is in.
@@ -165,9 +174,9 @@ impl ChunkIndex {
         changed.sort_unstable_by_key(|(key, _)| *key);
         let mut batch = self.database.batch();
         for (key, places) in &changed {
-            batch.insert(&self.places, &key[..], encode(places));
+            batch.insert(&self.tree, &key[..], encode(places));
         }
-        batch.insert(&self.meta, META_APPLIED, sequence.to_le_bytes());
+        batch.insert(&self.tree, META_APPLIED, sequence.to_le_bytes());
         batch.commit().map_err(failed("write to"))?;
         *applied = sequence;
         Ok(true)
@@ -198,9 +207,9 @@ impl ChunkIndex {
                 .filter(|place| place.sequence != sequence)
                 .collect();
             if after.is_empty() && !before.is_empty() {
-                batch.remove(&self.places, &key[..]);
+                batch.remove(&self.tree, &key[..]);
             } else if after.len() != before.len() {
-                batch.insert(&self.places, &key[..], encode(&after));
+                batch.insert(&self.tree, &key[..], encode(&after));
             }
         }
         batch.commit().map_err(failed("write to"))
@@ -209,28 +218,30 @@ impl ChunkIndex {
     /// Empties the index; it is to be filled from the first pack on.
     pub fn wipe(&self) -> Result<(), IndexError> {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        // First what says how far it got: an index that claims less than it holds is only filled again.
-        self.meta
-            .insert(META_APPLIED, 0u64.to_le_bytes())
-            .map_err(failed("empty"))?;
+        let vault = self.tree.get(META_VAULT).map_err(failed("empty"))?;
+        // Cut short after this, it says nothing of itself and is made anew when opened.
+        self.tree.clear().map_err(failed("empty"))?;
         *applied = 0;
-        self.places.clear().map_err(failed("empty"))
+        let vault = vault
+            .map(|vault| String::from_utf8_lossy(&vault).into_owned())
+            .unwrap_or_default();
+        self.write_meta(&vault, 0).map_err(failed("empty"))
     }
 
     /// Returns roughly how many keys it holds.
     #[must_use]
     pub fn approximate_len(&self) -> usize {
-        self.places.approximate_len()
+        self.tree.approximate_len()
     }
 
     /// Returns how many bytes it takes on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        self.places.disk_space()
+        self.tree.disk_space()
     }
 
     fn read(&self, key: &Key) -> Result<Vec<Place>, IndexError> {
-        let value = self.places.get(key).map_err(failed("read"))?;
+        let value = self.tree.get(key).map_err(failed("read"))?;
         Ok(value.map(|value| decode(&value)).unwrap_or_default())
     }
 }
@@ -239,46 +250,42 @@ fn has_files(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn handles(options: &Options) -> Result<(Database, Keyspace, Keyspace), fjall::Error> {
+fn handles(options: &Options) -> Result<(Database, Keyspace), fjall::Error> {
     let database = Database::builder(&options.folder)
         .cache_size(options.cache_bytes)
+        .max_journaling_size(JOURNAL_BYTES)
         .worker_threads(2)
         .open()?;
-    let buffer = options.write_buffer_bytes.max(1024 * 1024);
-    let places = database.keyspace("places", || {
+    let buffer = options.write_buffer_bytes.max(model::MIB);
+    let tree = database.keyspace("places", || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(buffer)
             .expect_point_read_hits(false)
     })?;
-    let meta = database.keyspace("meta", || {
-        KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024)
-    })?;
-    Ok((database, places, meta))
+    Ok((database, tree))
 }
 
 /// Opens what is there; `None` where it is not the index that is asked for.
 fn try_open(options: &Options) -> Result<Option<ChunkIndex>, fjall::Error> {
-    let (database, places, meta) = handles(options)?;
-    let same_format = meta
+    let (database, tree) = handles(options)?;
+    let vault = options.vault.to_string();
+    let same_format = tree
         .get(META_FORMAT)?
         .is_some_and(|format| *format == *FORMAT);
-    let same_vault = meta
+    let same_vault = tree
         .get(META_VAULT)?
-        .is_some_and(|vault| *vault == *options.vault.to_string().as_bytes());
-    let applied = meta
+        .is_some_and(|found| *found == *vault.as_bytes());
+    let applied = tree
         .get(META_APPLIED)?
-        .and_then(|bytes| <[u8; 8]>::try_from(&*bytes).ok())
-        .map(u64::from_le_bytes);
+        .and_then(|bytes| <[u8; 8]>::try_from(&*bytes).ok());
     let Some(applied) = applied.filter(|_| same_format && same_vault) else {
         return Ok(None);
     };
-    // One read, so that an index whose files are gone is found out now.
-    places.get([0; KEY_LEN])?;
+    let applied = Mutex::new(u64::from_le_bytes(applied));
     Ok(Some(ChunkIndex {
-        places,
-        meta,
+        tree,
         database,
-        applied: Mutex::new(applied),
+        applied,
     }))
 }
 
