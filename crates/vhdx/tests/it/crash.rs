@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use crate::support::{MIB, disk_of, link};
+use crate::support::{MIB, disk_of, link, rounds};
 use vhdx::{
     Chain, DiskWriter, Durability, MemoryFile, Params, ReadAt, Vhdx, WriteAt, create_differencing,
 };
@@ -313,7 +313,7 @@ fn params() -> Params {
 
 #[test]
 fn a_dynamic_disk_survives_any_end_after_any_write() {
-    for seed in 0..5 {
+    for seed in 0..u64::from(rounds(5)) {
         let (start, _) = disk_of(&params(), &[(MIB, sector_of(1000).repeat(2048))]);
         survives(&start, &[], seed);
     }
@@ -321,7 +321,7 @@ fn a_dynamic_disk_survives_any_end_after_any_write() {
 
 #[test]
 fn a_child_survives_any_end_after_any_write() {
-    for seed in 0..5 {
+    for seed in 0..u64::from(rounds(5)) {
         let (parent, info) = disk_of(&params(), &[(0, sector_of(2000).repeat(3000))]);
         let child = MemoryFile::new();
         let child = Arc::new(child);

@@ -7,14 +7,14 @@ use crate::refusals::{
     BAT, HEADERS, ITEMS, LOG, METADATA, Make, TABLES, base, child, edit_summed, large, poke,
     unclean,
 };
-use crate::support::MIB;
+use crate::support::{MIB, rounds};
 use vhdx::{Chain, DiskWriter, Durability, MemoryFile, Vhdx};
 
 /// Flips bytes of every structure that is read, keeping checksums right half of the time: no panic, no endless work, and
 /// what is accepted can be read from end to end.
 #[test]
 fn random_damage_is_refused_or_read_but_never_a_panic() {
-    let mut chance = Chance(17);
+    let mut chance = Chance(17 + u64::from(rounds(0)));
     let makes: [Make; 4] = [base, unclean, child, large];
     let areas = [
         (64 << 10, 256 << 10),
@@ -26,7 +26,7 @@ fn random_damage_is_refused_or_read_but_never_a_panic() {
     ];
     let originals: Vec<Arc<MemoryFile>> = makes.iter().map(|make| make()).collect();
     let (mut opened, mut refused) = (0, 0);
-    for round in 0..6000 {
+    for round in 0..usize::try_from(rounds(6000)).unwrap() {
         let file = originals[round % originals.len()].duplicate();
         let (start, len) = areas[usize::try_from(chance.next(areas.len() as u64)).unwrap()];
         for _ in 0..=chance.next(3) {

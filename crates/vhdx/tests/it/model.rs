@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::support::{MIB, disk_of, link, pattern};
+use crate::support::{MIB, disk_of, link, pattern, rounds};
 use vhdx::{
     Chain, DiskWriter, Durability, MemoryFile, MergedIdentity, Params, Vhdx, create_differencing,
     inspect, merge, set_parent,
@@ -262,7 +262,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: rounds(48), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_disk_holds_what_was_written((shape, steps) in work()) {

@@ -23,6 +23,14 @@ pub(crate) fn have(tool: &str) -> bool {
     found
 }
 
+/// Returns how often a random test runs: what `VHDX_ROUNDS` says, for a long campaign, else `usual`.
+pub(crate) fn rounds(usual: u32) -> u32 {
+    std::env::var("VHDX_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(usual)
+}
+
 /// Says that a test is skipped for want of something, or fails in CI.
 pub(crate) fn absent(what: &str) {
     assert_ne!(
