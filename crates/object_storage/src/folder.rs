@@ -302,9 +302,14 @@ impl Writing {
 
     fn delete(&self, name: &ObjectName) -> io::Result<()> {
         let path = self.path_of(name);
+        let folder = path.parent().unwrap_or(&self.root);
         match fs::remove_file(&path) {
-            Ok(()) => sync_folder(path.parent().unwrap_or(&self.root)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => sync_folder(folder),
+            // It may have been removed by a delete whose flush failed: gone is what is gone after a power cut, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match sync_folder(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                synced => synced,
+            },
             Err(error) => Err(error),
         }
     }
@@ -333,5 +338,85 @@ async fn blocking<T: Send + 'static>(
             ObjectErrorKind::Unavailable,
             &format!("the program is stopping: {stopped}"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::fault;
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.file_name().unwrap() != LOCK {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+
+    /// Whichever flush fails, the put fails, nothing is left, and the next put starts from nothing and is whole.
+    #[test]
+    fn a_flush_that_failed_is_never_taken_for_a_success() {
+        let name = ObjectName::parse("packs/aa/x").unwrap();
+        let mut struck = 0;
+        for flush in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = open(dir.path()).unwrap();
+            fault::after(flush);
+            let put = folder.writing.put(&name, b"whole");
+            if !fault::has_struck() {
+                assert!(put.is_ok());
+                break;
+            }
+            struck += 1;
+            assert!(put.is_err(), "flush {flush} failed and the put did not");
+            assert_eq!(files(dir.path()), [] as [PathBuf; 0], "after flush {flush}");
+            folder.writing.put(&name, b"whole").unwrap();
+            assert_eq!(fs::read(folder.writing.path_of(&name)).unwrap(), b"whole");
+            assert_eq!(files(dir.path()).len(), 1);
+        }
+        // The names of `packs` and of `aa`, the file, and its name.
+        assert_eq!(struck, 4);
+    }
+
+    #[test]
+    fn an_object_that_is_there_is_made_durable_before_it_is_reported() {
+        let name = ObjectName::parse("points/x").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = open(dir.path()).unwrap();
+        folder.writing.put(&name, b"first").unwrap();
+        // The file of the second writer, then the folder of the name.
+        fault::after(1);
+        let second = folder.writing.put(&name, b"second").unwrap_err();
+        assert!(fault::has_struck());
+        assert_ne!(second.kind(), io::ErrorKind::AlreadyExists);
+        let third = folder.writing.put(&name, b"third").unwrap_err();
+        assert_eq!(third.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(folder.writing.path_of(&name)).unwrap(), b"first");
+    }
+
+    #[test]
+    fn a_delete_whose_flush_failed_is_not_reported_as_done() {
+        let name = ObjectName::parse("points/x").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = open(dir.path()).unwrap();
+        folder.writing.put(&name, b"x").unwrap();
+        for _ in 0..2 {
+            fault::after(0);
+            assert!(folder.writing.delete(&name).is_err());
+            assert!(fault::has_struck());
+        }
+        folder.writing.delete(&name).unwrap();
+        folder
+            .writing
+            .delete(&ObjectName::parse("none/x").unwrap())
+            .unwrap();
     }
 }
