@@ -80,11 +80,8 @@ pub(super) async fn revoke(
 pub(crate) async fn find(app: &App, text: &str) -> ApiResult<Agent> {
     let agents = app.catalog.agents().await?;
     let named = |agent: &&Agent| {
-        agent
-            .host_name
-            .as_deref()
-            .is_some_and(|name| name.eq_ignore_ascii_case(text))
-            || agent.machine.eq_ignore_ascii_case(text)
+        let name = agent.host_name.as_ref().unwrap_or(&agent.machine);
+        name.eq_ignore_ascii_case(text)
     };
     let by_id = |agent: &&Agent| {
         agent.id.to_string().eq_ignore_ascii_case(text)

@@ -3,7 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod enrolment;
 mod input;
 mod openapi;
+mod queue;
 mod setup;
 mod support;
+mod transfer;
+mod vaultkit;
+mod verify;

@@ -56,6 +56,15 @@ impl TestServer {
         self.running = Some(running);
     }
 
+    /// Stops, deletes the chunk index, starts.
+    pub(crate) async fn stop_and_lose_index(&mut self) {
+        self.stop().await;
+        std::fs::remove_dir_all(self.data().join("index")).unwrap();
+        let (ports, running) = run(self.dir.path()).await;
+        self.ports = ports;
+        self.running = Some(running);
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("https://localhost:{}", self.ports.port)
     }
@@ -126,6 +135,8 @@ impl TestServer {
             certificate_pem: reply.certificate_pem,
             key_pem: key.serialize_pem(),
             ca_pem: reply.ca_pem,
+            since: model::Timestamp::from_millis(0),
+            expires: reply.expires,
         };
         Ok(FakeAgent::new(identity, host))
     }
@@ -256,7 +267,10 @@ impl FakeAgent {
 
     /// Lists one running VM with one disk.
     pub(crate) async fn list_vm(&self, vm: VmId, name: &str) {
-        self.poll(&[]).await;
+        // Says which host it serves, and takes no work.
+        let mut request = self.poll_request(&[]);
+        request.slots = 0;
+        self.client.poll(&request).await.unwrap();
         let inventory = v1::Inventory {
             host: self.host.clone(),
             vms: vec![v1::InventoryVm {
