@@ -7,16 +7,40 @@
 //! disk content is only ever in real VHDX files; what the page `hyperv-wmi.md` says wins over what is convenient here.
 //! Not here: command lines, TLS, the driver's view of a host.
 
+mod checkpoints;
+mod cim;
+mod clock;
+mod config_files;
 pub mod ctl;
+mod definition;
+mod disks;
+mod engine;
+mod failure;
+mod faults;
+mod guest;
+mod jobs;
+mod merge;
+mod methods;
+mod objects;
+mod pattern;
+mod platform;
+mod rct;
+mod resources;
+mod server;
+mod state;
+mod volume;
+mod winpath;
+mod wql;
 
 use std::future::Future;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use model::HostId;
 
-use ctl::{Command, CtlError, Reply};
+pub use ctl::ctl;
+pub use pattern::pattern;
+pub use server::{Running, start};
 
 /// A host to make.
 #[derive(Clone, Debug)]
@@ -113,39 +137,49 @@ pub enum SimError {
     },
 }
 
+/// Longest computer name.
+const MAX_NAME_CHARS: usize = 63;
+
 /// Makes a host in a directory and returns its id.
 pub fn init(options: &InitOptions) -> Result<HostId, SimError> {
-    Err(SimError::NoHost {
-        dir: options.dir.clone(),
-    })
-}
-
-/// A host that is being served by this process.
-#[derive(Debug)]
-pub struct Running {
-    address: SocketAddr,
-}
-
-impl Running {
-    /// Returns the address of the WS-Management port.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    let name = options.name.trim();
+    let is_name = !name.is_empty()
+        && name.len() <= MAX_NAME_CHARS
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        && uuid::Uuid::try_parse(name).is_err();
+    if !is_name {
+        return Err(SimError::Usage {
+            what: format!("{name:?} is no computer name: letters, digits and - only"),
+        });
     }
-
-    /// Returns the endpoint, `http://ADDRESS/wsman`.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("http://{}/wsman", self.address)
+    let mut volumes: Vec<(char, u64)> = Vec::new();
+    for volume in &options.volumes {
+        let letter = volume.letter.to_ascii_uppercase();
+        if !letter.is_ascii_alphabetic() || volumes.iter().any(|(there, _)| *there == letter) {
+            return Err(SimError::Usage {
+                what: format!("{letter:?} is no drive letter, or is named twice"),
+            });
+        }
+        volumes.push((letter, volume.capacity_bytes));
     }
-
-    /// Stops serving, as a host that shuts down: VMs keep their state, jobs go on at the next start.
-    pub async fn stop(self) {}
-}
-
-/// Serves a host in the background of the calling Tokio runtime.
-pub async fn start(options: RunOptions) -> Result<Running, SimError> {
-    Err(SimError::NoHost { dir: options.dir })
+    let layout = state::Layout::new(&options.dir);
+    if layout.host().exists() {
+        return Err(SimError::Exists {
+            dir: options.dir.clone(),
+        });
+    }
+    let io = |source| SimError::Io {
+        action: format!("make a host in {}", options.dir.display()),
+        source,
+    };
+    let host = state::new_host(name, &volumes, clock::now());
+    std::fs::create_dir_all(layout.vms()).map_err(io)?;
+    for volume in &host.volumes {
+        std::fs::create_dir_all(layout.volumes().join(volume.letter.to_string())).map_err(io)?;
+    }
+    // Last: a directory without it is no host yet.
+    state::save(&layout.host(), &host).map_err(io)?;
+    Ok(HostId(host.id))
 }
 
 /// Serves a host until `shutdown` resolves.
@@ -157,39 +191,4 @@ pub async fn run(
     shutdown.await;
     running.stop().await;
     Ok(())
-}
-
-/// Carries out one control command on the host in `dir`, running or stopped. Blocks; may take as long as a merge.
-///
-/// What `guest read` reads goes to `data`, in pieces; other commands write nothing there.
-pub fn ctl(dir: &Path, command: &Command, data: &mut dyn Write) -> Result<Reply, CtlError> {
-    let _ = (command, data);
-    Err(CtlError::new(
-        ctl::CtlErrorKind::NotFound,
-        format!("{} holds no simulated host", dir.display()),
-    ))
-}
-
-/// Fills `out` with the bytes that `guest write --pattern SEED` writes from `position` on: a function of seed and
-/// position alone, never compressible, never zero for long.
-pub fn pattern(seed: u64, position: u64, out: &mut [u8]) {
-    let mut at = position;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let word = mix(seed ^ mix(at / 8)).to_le_bytes();
-        let skip = usize::try_from(at % 8).expect("below 8");
-        let take = (8 - skip).min(rest.len());
-        let (now, later) = rest.split_at_mut(take);
-        now.copy_from_slice(&word[skip..skip + take]);
-        rest = later;
-        at += u64::try_from(take).expect("at most 8");
-    }
-}
-
-/// SplitMix64: spreads any input over all 64 bits.
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -3,8 +3,14 @@
 //! A command goes to the running host over its loopback control port, or, where none runs, is carried out on the
 //! directory itself by the same code, under the directory's lock.
 
+mod client;
 mod command;
+mod execute;
 mod reply;
+
+pub(crate) use client::ControlFile;
+pub use client::ctl;
+pub(crate) use execute::execute;
 
 pub use command::{
     Command, DiskAdd, DiskSelector, FaultRule, FaultSpec, GuestContent, ParseCommandError,

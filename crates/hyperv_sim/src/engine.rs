@@ -1,0 +1,453 @@
+//! The host at work: its state, and the threads that carry out jobs and merges.
+//!
+//! Locks are taken in this order and never the other way: a VM's disks, then the state. The state's lock is held for
+//! as long as it takes to write one file. Whoever changes a VM's settings, checkpoints or files holds that VM's disks.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::SimError;
+use crate::clock::now;
+use crate::config_files;
+use crate::ctl::FaultRule;
+use crate::disks::VmDisks;
+use crate::failure::Failure;
+use crate::faults;
+use crate::jobs::Job;
+use crate::methods::Operation;
+use crate::state::{
+    HostState, JobsState, Knobs, Layout, Power, Vm, load_host, load_jobs, load_vms, save,
+};
+use crate::winpath::WinPath;
+
+/// The host's state in memory; always what is on disk.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) host: HostState,
+    pub(crate) vms: BTreeMap<Uuid, Vm>,
+    pub(crate) jobs: Vec<Job>,
+}
+
+/// A host at work.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) layout: Layout,
+    /// Never changes; can be asked for under any lock.
+    name: String,
+    _lock: File,
+    state: Mutex<State>,
+    /// Signalled at every change of the state, and at the stop.
+    changed: Condvar,
+    disks: Mutex<HashMap<Uuid, Arc<Mutex<VmDisks>>>>,
+    stop: AtomicBool,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    /// VMs that a thread is merging files for.
+    pub(crate) merging: Mutex<HashSet<Uuid>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in one request must not take the host down; state is only replaced after it was written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Opens the host in a directory: takes its lock, gives running VMs their disks, takes up unfinished work.
+    pub(crate) fn open(dir: &Path) -> Result<Arc<Self>, SimError> {
+        let layout = Layout::new(dir);
+        if !layout.host().exists() {
+            return Err(SimError::NoHost {
+                dir: dir.to_owned(),
+            });
+        }
+        let io = |source| SimError::Io {
+            action: format!("lock {}", layout.lock().display()),
+            source,
+        };
+        let lock_file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(layout.lock())
+            .map_err(io)?;
+        match lock_file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(SimError::InUse {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        let state = State {
+            host: load_host(&layout)?,
+            vms: load_vms(&layout)?,
+            jobs: load_jobs(&layout)?.jobs,
+        };
+        let engine = Arc::new(Self {
+            layout,
+            name: state.host.name.clone(),
+            _lock: lock_file,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            disks: Mutex::default(),
+            stop: AtomicBool::new(false),
+            workers: Mutex::default(),
+            merging: Mutex::default(),
+        });
+        engine.resume();
+        Ok(engine)
+    }
+
+    /// Takes up what a stop or kill interrupted.
+    fn resume(self: &Arc<Self>) {
+        let (vms, jobs): (Vec<Vm>, Vec<Uuid>) = self.read(|state| {
+            let open = state
+                .jobs
+                .iter()
+                .filter(|job| job.outcome.is_none())
+                .map(|job| job.id)
+                .collect();
+            (state.vms.values().cloned().collect(), open)
+        });
+        for vm in vms {
+            self.write_config(&vm);
+            if vm.power.holds_disks() {
+                let disks = self.disks_of(vm.id);
+                let attached = lock(&disks).attach_all(self, &vm);
+                if let Err(err) = attached {
+                    tracing::warn!("{} cannot run on and is off: {err}", vm.name());
+                    let off = self.update_vm(vm.id, |vm| {
+                        vm.power = Power::Off;
+                        Ok(())
+                    });
+                    if let Err(err) = off {
+                        tracing::error!("failed to turn off {}: {err}", vm.name());
+                    }
+                }
+            }
+            self.start_merging(vm.id);
+        }
+        for job in jobs {
+            self.spawn_job(job);
+        }
+    }
+
+    /// Stops all work at a safe point and lets go of the disks.
+    pub(crate) fn close(&self) {
+        {
+            let _state = lock(&self.state);
+            self.stop.store(true, Ordering::SeqCst);
+            self.changed.notify_all();
+        }
+        loop {
+            let workers = std::mem::take(&mut *lock(&self.workers));
+            if workers.is_empty() {
+                break;
+            }
+            for worker in workers {
+                if worker.join().is_err() {
+                    tracing::error!("a worker of the simulated host panicked");
+                }
+            }
+        }
+        for (_, disks) in lock(&self.disks).drain() {
+            lock(&disks).detach_all(self);
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.layout.volumes()
+    }
+
+    /// Returns the local file behind a Windows path.
+    pub(crate) fn local(&self, path: &WinPath) -> PathBuf {
+        path.local(&self.volumes())
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&lock(&self.state))
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    pub(crate) fn knobs(&self) -> Knobs {
+        self.read(|state| state.host.knobs.clone())
+    }
+
+    pub(crate) fn vm(&self, id: Uuid) -> Option<Vm> {
+        self.read(|state| state.vms.get(&id).cloned())
+    }
+
+    /// Returns a VM that a method named; a failure where it is gone.
+    pub(crate) fn need_vm(&self, id: Uuid) -> Result<Vm, Failure> {
+        self.vm(id).ok_or_else(|| {
+            Failure::invalid(format!(
+                "there is no virtual machine {}",
+                crate::state::guid(id)
+            ))
+        })
+    }
+
+    /// Changes the host's own state.
+    pub(crate) fn update_host<T>(
+        &self,
+        change: impl FnOnce(&mut HostState) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut state = lock(&self.state);
+        let mut host = state.host.clone();
+        let value = change(&mut host)?;
+        save(&self.layout.host(), &host)
+            .map_err(|err| Failure::io("write the host's state", &err))?;
+        state.host = host;
+        self.changed.notify_all();
+        Ok(value)
+    }
+
+    /// Changes a VM: on disk first, then for everybody to see. Its configuration files follow.
+    pub(crate) fn update_vm<T>(
+        &self,
+        id: Uuid,
+        change: impl FnOnce(&mut Vm) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut state = lock(&self.state);
+        let old = state
+            .vms
+            .get(&id)
+            .ok_or_else(|| Failure::invalid("the virtual machine is gone"))?;
+        let mut vm = old.clone();
+        let value = change(&mut vm)?;
+        let configured =
+            vm.definition != old.definition || vm.checkpoints.len() != old.checkpoints.len();
+        if configured {
+            vm.config_changed = now();
+        }
+        if vm.power != old.power {
+            vm.state_changed = now();
+        }
+        self.save_vm(&vm)?;
+        state.vms.insert(id, vm.clone());
+        self.changed.notify_all();
+        drop(state);
+        if configured {
+            self.write_config(&vm);
+        }
+        Ok(value)
+    }
+
+    pub(crate) fn insert_vm(&self, vm: Vm) -> Result<(), Failure> {
+        let mut state = lock(&self.state);
+        if state.vms.contains_key(&vm.id) {
+            return Err(Failure::failed(format!(
+                "a virtual machine with the id {} exists",
+                crate::state::guid(vm.id)
+            )));
+        }
+        self.save_vm(&vm)?;
+        state.vms.insert(vm.id, vm.clone());
+        self.changed.notify_all();
+        drop(state);
+        self.write_config(&vm);
+        Ok(())
+    }
+
+    /// The change is made whether or not its copy in the configuration files can be: the next change writes them again.
+    fn write_config(&self, vm: &Vm) {
+        if let Err(err) = config_files::write(self, vm) {
+            tracing::error!("failed to write the configuration of {}: {err}", vm.name());
+        }
+    }
+
+    pub(crate) fn remove_vm(&self, id: Uuid) -> Result<(), Failure> {
+        let mut state = lock(&self.state);
+        std::fs::remove_file(self.layout.vm(id))
+            .map_err(|err| Failure::io("remove the VM's state", &err))?;
+        state.vms.remove(&id);
+        self.changed.notify_all();
+        drop(state);
+        lock(&self.disks).remove(&id);
+        Ok(())
+    }
+
+    fn save_vm(&self, vm: &Vm) -> Result<(), Failure> {
+        save(&self.layout.vm(vm.id), vm).map_err(|err| Failure::io("write the VM's state", &err))
+    }
+
+    /// Returns a VM's disks; whoever locks them may change its files.
+    pub(crate) fn disks_of(&self, id: Uuid) -> Arc<Mutex<VmDisks>> {
+        lock(&self.disks).entry(id).or_default().clone()
+    }
+
+    /// Runs `work` while nobody else touches the VM's files.
+    pub(crate) fn with_disks<T>(&self, id: Uuid, work: impl FnOnce(&mut VmDisks) -> T) -> T {
+        let disks = self.disks_of(id);
+        let mut disks = lock(&disks);
+        work(&mut disks)
+    }
+
+    /// Takes a fault that applies, counting it down.
+    pub(crate) fn fault(&self, rule: FaultRule, on: &[&str], vm: Option<Uuid>) -> bool {
+        let mut state = lock(&self.state);
+        let names = vm.map(|id| {
+            let name = state.vms.get(&id).map(|vm| vm.name().to_owned());
+            (crate::state::guid(id), name.unwrap_or_default())
+        });
+        let Some(at) = faults::applies(&state.host.faults, rule, on, names.as_ref()) else {
+            return false;
+        };
+        let mut host = state.host.clone();
+        if faults::count_down(&mut host.faults, at) {
+            if let Err(err) = save(&self.layout.host(), &host) {
+                tracing::error!("failed to write the fault rules: {err}");
+            }
+            state.host = host;
+        }
+        true
+    }
+
+    /// Starts a job and returns its id.
+    pub(crate) fn start_job(
+        self: &Arc<Self>,
+        method: &str,
+        vm: Option<Uuid>,
+        operation: Operation,
+    ) -> Result<Uuid, Failure> {
+        let mut state = lock(&self.state);
+        let job = Job::new(method, vm, operation, state.host.knobs.job_millis);
+        let id = job.id;
+        let now = now();
+        let mut jobs = JobsState {
+            jobs: state
+                .jobs
+                .iter()
+                .filter(|job| !job.is_gone(now))
+                .cloned()
+                .collect(),
+        };
+        jobs.jobs.push(job);
+        save(&self.layout.jobs(), &jobs).map_err(|err| Failure::io("write the jobs", &err))?;
+        state.jobs = jobs.jobs;
+        self.changed.notify_all();
+        drop(state);
+        self.spawn_job(id);
+        Ok(id)
+    }
+
+    fn spawn_job(self: &Arc<Self>, id: Uuid) {
+        let engine = Arc::clone(self);
+        self.spawn("job", move || engine.run_job(id));
+    }
+
+    pub(crate) fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let mut workers = lock(&self.workers);
+        if self.is_stopping() {
+            return;
+        }
+        workers.retain(|worker| !worker.is_finished());
+        match std::thread::Builder::new()
+            .name(format!("sim {name}"))
+            .spawn(work)
+        {
+            Ok(worker) => workers.push(worker),
+            Err(err) => tracing::error!("failed to start a thread: {err}"),
+        }
+    }
+
+    fn run_job(self: &Arc<Self>, id: Uuid) {
+        let Some(job) = self.read(|state| state.jobs.iter().find(|job| job.id == id).cloned())
+        else {
+            return;
+        };
+        if !self.pause(job.delay()) {
+            return;
+        }
+        let result = if self.fault(FaultRule::JobFailed, &[&job.method], job.vm) {
+            Err(Failure::failed(format!("{} was told to fail", job.method)))
+        } else {
+            job.operation.perform(self, &job)
+        };
+        if self.is_stopping() && result.is_err() {
+            // Interrupted rather than failed: it is taken up again at the next start.
+            return;
+        }
+        if let Err(failure) = &result {
+            tracing::info!("job of {} failed: {failure}", job.method);
+        }
+        let mut state = lock(&self.state);
+        let mut jobs = JobsState {
+            jobs: state.jobs.clone(),
+        };
+        if let Some(job) = jobs.jobs.iter_mut().find(|job| job.id == id) {
+            job.finish(result);
+        }
+        if let Err(err) = save(&self.layout.jobs(), &jobs) {
+            tracing::error!("failed to write the jobs: {err}");
+        }
+        state.jobs = jobs.jobs;
+        self.changed.notify_all();
+        drop(state);
+        if let Some(vm) = job.vm {
+            self.start_merging(vm);
+        }
+    }
+
+    /// Waits; false where the host stops meanwhile.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut state = lock(&self.state);
+        loop {
+            if self.is_stopping() {
+                return false;
+            }
+            let Some(left) = until
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
+            else {
+                return true;
+            };
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until the state is as wished; nothing where the host stops or time runs out first.
+    pub(crate) fn wait_for<T>(
+        &self,
+        limit: Duration,
+        mut wish: impl FnMut(&State) -> Option<T>,
+    ) -> Option<T> {
+        let until = Instant::now() + limit;
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(value) = wish(&state) {
+                return Some(value);
+            }
+            let left = until
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())?;
+            if self.is_stopping() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Methods: what a client can have done, and the jobs that do it.
+//!
+//! A method checks at once what can be checked at once and refuses with the documented code; what takes time or touches
+//! files becomes an [`Operation`], which is kept with its job.
+
+mod answers;
+mod image;
+mod import;
+mod params;
+mod power;
+mod security;
+mod snapshot;
+mod system;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use wsman::{Fault, Properties, Subcode};
+
+use crate::cim::{Bag, Object, Value};
+use crate::definition::Definition;
+use crate::engine::Engine;
+use crate::failure::Failure;
+use crate::jobs::{Job, job_type};
+use crate::state::Power;
+
+pub(crate) use answers::{Answer, job_reference};
+pub(crate) use snapshot::reference_point_id;
+pub(crate) use system::{check_disks, new_definition};
+
+/// What a job does. Everything it makes has its id in here, so that it can be done twice.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub(crate) enum Operation {
+    Power { vm: Uuid, to: Power },
+    Restart { vm: Uuid },
+    Define { vm: Uuid, planned: bool, definition: Definition },
+    Destroy { vm: Uuid },
+    AddResources { vm: Uuid, checkpoint: Option<Uuid>, resources: Vec<Bag> },
+    ModifyResources { vm: Uuid, changes: Vec<ResourceChange> },
+    Checkpoint { vm: Uuid, operation: CheckpointOperation },
+    Export { vm: Uuid, folder: String, checkpoints: Vec<Uuid>, subfolder: bool },
+    Import { vm: Uuid, file: String, checkpoint_folder: Option<String> },
+    ImportCheckpoints { vm: Uuid, folder: String },
+    Validate { vm: Uuid },
+    Realize { vm: Uuid },
+    Image { operation: ImageOperation },
+}
+
+/// What a job does to a VM's checkpoints and reference points.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "checkpoint", rename_all = "kebab-case")]
+pub(crate) enum CheckpointOperation {
+    Create { id: Uuid, recovery: bool, application: bool, name: Option<String> },
+    Apply { id: Uuid, made: Uuid },
+    Destroy { ids: Vec<Uuid> },
+    Convert { id: Uuid, made: Uuid },
+    DestroyReferencePoint { point: Uuid },
+}
+
+/// A change to one resource.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ResourceChange {
+    pub(crate) checkpoint: Option<Uuid>,
+    pub(crate) instance_id: String,
+    pub(crate) set: std::collections::BTreeMap<String, Value>,
+}
+
+/// What a job of the image service does to disk files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "image", rename_all = "kebab-case")]
+pub(crate) enum ImageOperation {
+    Create { disk: image::NewDisk },
+    Resize { path: String, size: u64 },
+    Validate { path: String },
+    SetParent { child: String, parent: String, ignore_mismatch: bool },
+    Merge { child: String, parent: String },
+    SetDiskId { path: String, disk_id: Uuid },
+}
+
+impl Operation {
+    pub(crate) fn job_type(&self) -> u16 {
+        match self {
+            Operation::Power {
+                to: Power::Running, ..
+            }
+            | Operation::Restart { .. } => job_type::START,
+            Operation::Power {
+                to: Power::Off | Power::Saved | Power::Paused,
+                ..
+            } => job_type::STOP,
+            Operation::Define { .. } => job_type::DEFINE,
+            Operation::Destroy { .. } => job_type::DESTROY,
+            Operation::AddResources { .. } => job_type::ADD_RESOURCES,
+            Operation::ModifyResources { .. } => job_type::MODIFY,
+            Operation::Checkpoint { operation, .. } => match operation {
+                CheckpointOperation::Create { .. } => job_type::CREATE_SNAPSHOT,
+                CheckpointOperation::Apply { .. } => job_type::APPLY_SNAPSHOT,
+                CheckpointOperation::Destroy { .. }
+                | CheckpointOperation::Convert { .. }
+                | CheckpointOperation::DestroyReferencePoint { .. } => job_type::DELETE_SNAPSHOT,
+            },
+            Operation::Export { .. } => job_type::EXPORT,
+            Operation::Import { .. }
+            | Operation::ImportCheckpoints { .. }
+            | Operation::Validate { .. }
+            | Operation::Realize { .. } => job_type::IMPORT,
+            Operation::Image {
+                operation: ImageOperation::Merge { .. },
+            } => job_type::MERGE_DISKS,
+            Operation::Image { .. } => job_type::IMAGE,
+        }
+    }
+
+    /// Returns the second value of `OperationalStatus` while this goes on.
+    pub(crate) fn operational_status(&self) -> Option<u64> {
+        match self {
+            Operation::Checkpoint { operation, .. } => match operation {
+                CheckpointOperation::Create { .. } => Some(32768),
+                CheckpointOperation::Apply { .. } => Some(32769),
+                CheckpointOperation::Destroy { .. } | CheckpointOperation::Convert { .. } => {
+                    Some(32770)
+                }
+                CheckpointOperation::DestroyReferencePoint { .. } => None,
+            },
+            Operation::Export { .. } => Some(32773),
+            Operation::Power { .. }
+            | Operation::Restart { .. }
+            | Operation::Define { .. }
+            | Operation::Destroy { .. }
+            | Operation::AddResources { .. }
+            | Operation::ModifyResources { .. }
+            | Operation::Import { .. }
+            | Operation::ImportCheckpoints { .. }
+            | Operation::Validate { .. }
+            | Operation::Realize { .. }
+            | Operation::Image { .. } => None,
+        }
+    }
+
+    /// Does it; returns the paths of the objects made or changed.
+    pub(crate) fn perform(&self, engine: &Arc<Engine>, job: &Job) -> Result<Vec<String>, Failure> {
+        match self {
+            Operation::Power { vm, to } => power::change(engine, *vm, *to),
+            Operation::Restart { vm } => power::restart(engine, *vm),
+            Operation::Define {
+                vm,
+                planned,
+                definition,
+            } => system::define(engine, *vm, *planned, definition),
+            Operation::Destroy { vm } => system::destroy(engine, *vm),
+            Operation::AddResources {
+                vm,
+                checkpoint,
+                resources,
+            } => system::add_resources(engine, *vm, *checkpoint, resources),
+            Operation::ModifyResources { vm, changes } => {
+                system::modify_resources(engine, *vm, changes)
+            }
+            Operation::Checkpoint { vm, operation } => snapshot::perform(engine, *vm, operation),
+            Operation::Export {
+                vm,
+                folder,
+                checkpoints,
+                subfolder,
+            } => import::export(engine, *vm, folder, checkpoints, *subfolder),
+            Operation::Import {
+                vm,
+                file,
+                checkpoint_folder,
+            } => import::import(engine, *vm, file, checkpoint_folder.as_deref(), job.id),
+            Operation::ImportCheckpoints { vm, folder } => {
+                import::import_checkpoints(engine, *vm, folder)
+            }
+            Operation::Validate { vm } => import::validate(engine, *vm),
+            Operation::Realize { vm } => import::realize(engine, *vm),
+            Operation::Image { operation } => image::perform(engine, operation, job),
+        }
+    }
+}
+
+/// A method being called.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) engine: &'a Arc<Engine>,
+    /// The object it is called on.
+    pub(crate) target: &'a Object,
+    /// `Class.Method`.
+    pub(crate) name: String,
+    pub(crate) parameters: &'a Properties,
+}
+
+/// Calls a method. A refusal is an answer with a return code; a fault means that there is no such method.
+pub(crate) fn call(
+    engine: &Arc<Engine>,
+    target: &Object,
+    method: &str,
+    parameters: &Properties,
+) -> Result<Answer, Box<Fault>> {
+    let class = target.class.name;
+    let call = Call {
+        engine,
+        target,
+        name: format!("{class}.{method}"),
+        parameters,
+    };
+    let answer = match class {
+        "Msvm_VirtualSystemManagementService" => system::call(&call, method),
+        "Msvm_VirtualSystemSnapshotService" | "Msvm_VirtualSystemReferencePointService" => {
+            snapshot::call(&call, method)
+        }
+        "Msvm_ImageManagementService" => image::call(&call, method),
+        "Msvm_SecurityService" => security::call(&call, method),
+        "Msvm_ComputerSystem" | "Msvm_ShutdownComponent" => power::call(&call, method),
+        "Msvm_ConcreteJob" => answers::job_call(&call, method),
+        "Win32_ShadowCopy" if method == "Create" => Some(Ok(Answer::code(4))),
+        _ => None,
+    };
+    match answer {
+        Some(Ok(answer)) => Ok(answer),
+        Some(Err(failure)) => {
+            tracing::info!("{} is refused: {failure}", call.name);
+            Ok(Answer::code(failure.code))
+        }
+        None => Err(Fault::new(
+            Subcode::ActionNotSupported,
+            format!("the class {class} has no method {method}, or this host does not have it"),
+        )
+        .into()),
+    }
+}
+
+impl Call<'_> {
+    /// Starts a job and answers with it.
+    pub(crate) fn job(&self, vm: Option<Uuid>, operation: Operation) -> Result<Answer, Failure> {
+        let id = self.engine.start_job(&self.name, vm, operation)?;
+        Ok(Answer::job(id))
+    }
+}

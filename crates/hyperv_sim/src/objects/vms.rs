@@ -1,0 +1,178 @@
+//! VMs, their reference points and components, and jobs.
+
+use super::status_of;
+use crate::cim::{Object, Value, v2};
+use crate::clock::{dmtf, dmtf_interval, now};
+use crate::engine::State;
+use crate::jobs::{Job, KEPT_MILLIS};
+use crate::methods::reference_point_id;
+use crate::state::{Power, ReferencePoint, Vm, guid};
+
+/// ReferencePointType of resilient change tracking.
+const RCT: u64 = 2;
+
+pub(super) fn system(state: &State, vm: &Vm) -> Object {
+    let (class, caption) = if vm.planned {
+        ("Msvm_PlannedComputerSystem", "Planned Virtual Machine")
+    } else {
+        ("Msvm_ComputerSystem", "Virtual Machine")
+    };
+    let now = now();
+    let mut object = Object::new(v2(class))
+        .with("CreationClassName", class)
+        .with("Name", guid(vm.id))
+        .with("ElementName", vm.name())
+        .with("Caption", caption)
+        .with("Description", "Microsoft Virtual Machine")
+        .with("EnabledState", vm.power.enabled_state())
+        .with("RequestedState", 12_u64)
+        .with("EnabledDefault", 2_u64)
+        .with(
+            "HealthState",
+            if vm.power == Power::Paused { 20_u64 } else { 5 },
+        )
+        .with("OperationalStatus", Value::numbers(status_of(state, vm)))
+        .with("StatusDescriptions", Value::texts(["Operating normally"]))
+        .with("Status", "OK")
+        .with("InstallDate", dmtf(vm.config_changed))
+        .with("TimeOfLastStateChange", dmtf(vm.state_changed))
+        .with("TimeOfLastConfigurationChange", dmtf(vm.config_changed))
+        .with("NumberOfNumaNodes", 1_u64)
+        .with("EnhancedSessionModeState", 3_u64);
+    let on_millis = if vm.power.holds_disks() {
+        now.millis_since(vm.state_changed)
+    } else {
+        0
+    };
+    object = object.with("OnTimeInMilliseconds", on_millis);
+    if vm.power.holds_disks() {
+        object = object.with("ProcessID", 4_000 + u64::from(vm.id.as_bytes()[0]));
+    }
+    if !vm.planned {
+        object = object
+            .with("ReplicationState", 0_u64)
+            .with("ReplicationHealth", 0_u64)
+            .with("ReplicationMode", 0_u64)
+            .with("FailedOverReplicationType", 0_u64)
+            .with("LastReplicationType", 0_u64);
+    }
+    object
+}
+
+pub(super) fn reference_point(vm: &Vm, point: &ReferencePoint) -> Object {
+    Object::new(v2("Msvm_VirtualSystemReferencePoint"))
+        .with("InstanceID", reference_point_id(point.id))
+        .with("VirtualSystemIdentifier", guid(vm.id))
+        .with("ElementName", vm.name())
+        .with("ReferencePointType", RCT)
+        .with(
+            "ConsistencyLevel",
+            if point.application { 1_u64 } else { 2 },
+        )
+        .with("HasAssociatedData", false)
+        .with("CreationTime", dmtf(point.created))
+        .with(
+            "VirtualDiskIdentifiers",
+            Value::texts(point.disks.iter().map(|(disk, _)| disk.as_str())),
+        )
+        .with(
+            "ResilientChangeTrackingIdentifiers",
+            Value::texts(point.disks.iter().map(|(_, id)| id.as_str())),
+        )
+}
+
+pub(super) fn export_settings(vm: &Vm) -> Object {
+    Object::new(v2("Msvm_VirtualSystemExportSettingData"))
+        .with("InstanceID", format!(r"Microsoft:{}\Export", guid(vm.id)))
+        .with("CopySnapshotConfiguration", 0_u64)
+        .with("CaptureLiveState", 1_u64)
+        .with("CopyVmRuntimeInformation", true)
+        .with("CopyVmStorage", true)
+        .with("CreateVmExportSubdirectory", true)
+        .with("BackupIntent", 0_u64)
+        .with("DisableDifferentialOfIgnoredStorage", false)
+}
+
+/// An integration component: there while the guest runs.
+pub(super) fn component(vm: &Vm, class: &'static str) -> Option<Object> {
+    let device = match class {
+        "Msvm_ShutdownComponent" => "9F8233AC-BE49-4C79-8EE3-E7E1985B2077",
+        _ => "5CED1297-4598-4915-A5FC-AD21BB4D02A4",
+    };
+    (vm.power == Power::Running && !vm.planned).then(|| {
+        Object::new(v2(class))
+            .with("CreationClassName", class)
+            .with("DeviceID", format!(r"Microsoft:{}\{device}", guid(vm.id)))
+            .with("SystemCreationClassName", "Msvm_ComputerSystem")
+            .with("SystemName", guid(vm.id))
+            .with("EnabledState", 2_u64)
+            .with("HealthState", 5_u64)
+            .with("OperationalStatus", Value::numbers([2]))
+    })
+}
+
+pub(super) fn jobs(state: &State) -> Vec<Object> {
+    let now = now();
+    state
+        .jobs
+        .iter()
+        .filter(|job| !job.is_gone(now))
+        .map(object)
+        .collect()
+}
+
+fn object(job: &Job) -> Object {
+    let now = now();
+    let (state, percent) = job.progress(now);
+    let ended = job.outcome.as_ref().map(|outcome| outcome.at);
+    let failure = job
+        .outcome
+        .as_ref()
+        .and_then(|outcome| outcome.failure.as_ref());
+    let mut object = Object::new(v2("Msvm_ConcreteJob"))
+        .with("InstanceID", guid(job.id))
+        .with("Name", "Msvm_ConcreteJob")
+        .with("Caption", job.method.as_str())
+        .with("ElementName", job.method.as_str())
+        .with("JobState", state)
+        .with(
+            "JobStatus",
+            if failure.is_some() {
+                "Exception"
+            } else if state == 7 {
+                "Job completed."
+            } else {
+                "Job is running."
+            },
+        )
+        .with("PercentComplete", percent)
+        .with("JobType", u64::from(job.job_type))
+        .with("Cancellable", false)
+        .with("DeleteOnCompletion", true)
+        .with(
+            "OperationalStatus",
+            Value::numbers([if failure.is_some() { 6 } else { 2 }]),
+        )
+        .with("HealthState", 5_u64)
+        .with("LocalOrUtcTime", 2_u64)
+        .with("JobRunTimes", 1_u64)
+        .with("Priority", 0_u64)
+        .with("TimeSubmitted", dmtf(job.submitted))
+        .with("StartTime", dmtf(job.submitted))
+        .with(
+            "ElapsedTime",
+            dmtf_interval(ended.unwrap_or(now).millis_since(job.submitted)),
+        )
+        .with(
+            "TimeOfLastStateChange",
+            dmtf(ended.unwrap_or(job.submitted)),
+        )
+        .with("TimeBeforeRemoval", dmtf_interval(KEPT_MILLIS))
+        .with("ErrorCode", failure.map_or(0, |(code, _)| u64::from(*code)));
+    if let Some((_, message)) = failure {
+        object = object
+            .with("ErrorDescription", message.as_str())
+            .with("ErrorSummaryDescription", message.as_str());
+    }
+    object
+}

@@ -1,0 +1,7 @@
+//! Serving the host: WS-Management on its own port, control on another one of the loopback interface.
+
+mod enumeration;
+mod http;
+mod operations;
+
+pub use http::{Running, start};

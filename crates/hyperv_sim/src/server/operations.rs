@@ -1,0 +1,543 @@
+//! WS-Management operations: from request to reply.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+use wsman::{
+    Enumerate, Fault, Header, Items, ObjectPath, Operation, Properties, Pull, Reply, Request,
+    Response, Selector, Subcode, hresult, uri,
+};
+
+use super::enumeration::{Enumeration, Enumerations, Style, batch};
+use crate::cim::{Class, Object, find, has_keys, instance, known_namespace};
+use crate::ctl::FaultRule;
+use crate::definition::owner_of;
+use crate::engine::Engine;
+use crate::methods::{self, job_reference};
+use crate::objects;
+use crate::wql::{self, Query, Scope};
+
+/// Smallest envelope a client may ask for.
+const MIN_ENVELOPE_BYTES: usize = 8192;
+
+/// A host with what its clients have under way.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) engine: Arc<Engine>,
+    enumerations: Mutex<Enumerations>,
+}
+
+/// What goes back over HTTP.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outgoing {
+    Reply {
+        status: u16,
+        xml: String,
+    },
+    /// 401, by a fault rule.
+    Unauthorized,
+    /// The connection breaks, by a fault rule.
+    Lost,
+}
+
+impl Service {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self {
+            engine,
+            enumerations: Mutex::default(),
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) fn answer(&self, body: &[u8]) -> Outgoing {
+        let request = match Request::parse(body) {
+            Ok(request) => request,
+            Err(err) => return malformed(&err.to_fault()),
+        };
+        let on = operation_name(&request);
+        let on = [on.as_str()];
+        let vm = self.vm_of(&request);
+        let strikes = |rule| self.engine.fault(rule, &on, vm);
+        if strikes(FaultRule::Unauthorized) {
+            return Outgoing::Unauthorized;
+        }
+        if strikes(FaultRule::SlowReply) {
+            self.engine
+                .pause(Duration::from_millis(self.engine.knobs().slow_millis));
+        }
+        let refused = if strikes(FaultRule::AccessDenied) {
+            Some(Fault::access_denied("Access is denied."))
+        } else if strikes(FaultRule::EnvelopeLimit) {
+            Some(Fault::encoding_limit(
+                "the reply is larger than the envelope allows",
+            ))
+        } else if matches!(request.operation, Operation::Pull(_))
+            && strikes(FaultRule::StaleContext)
+        {
+            Some(Fault::new(
+                Subcode::InvalidEnumerationContext,
+                "the enumeration context has expired",
+            ))
+        } else {
+            None
+        };
+        let result = match refused {
+            Some(fault) => Err(fault.into()),
+            None => self.operate(&request),
+        };
+        if strikes(FaultRule::ConnectionLostAfter) {
+            return Outgoing::Lost;
+        }
+        self.write(&request, result)
+    }
+
+    fn write(&self, request: &Request, result: Result<(Reply, String), Box<Fault>>) -> Outgoing {
+        let message_id = || format!("uuid:{}", Uuid::new_v4());
+        let (reply, namespace) =
+            result.unwrap_or_else(|fault| (Reply::Fault(fault), String::new()));
+        let status = match &reply {
+            Reply::Fault(fault) => fault.http_status(),
+            Reply::Identify { .. }
+            | Reply::Enumerate { .. }
+            | Reply::Pull(_)
+            | Reply::Object(_)
+            | Reply::Empty
+            | Reply::Invoke { .. } => 200,
+        };
+        let fits_anyhow = status != 200 || matches!(request.operation, Operation::Identify);
+        let xml = Response::to(request, message_id(), &namespace, reply).to_xml();
+        if fits_anyhow || xml.len() <= self.envelope_bytes(request) {
+            return Outgoing::Reply { status, xml };
+        }
+        let fault = Fault::encoding_limit(format!("the reply takes {} bytes", xml.len()));
+        let status = fault.http_status();
+        let xml = Response::to(
+            request,
+            message_id(),
+            &namespace,
+            Reply::Fault(Box::new(fault)),
+        )
+        .to_xml();
+        Outgoing::Reply { status, xml }
+    }
+
+    fn envelope_bytes(&self, request: &Request) -> usize {
+        let own = usize::try_from(self.engine.knobs().envelope_bytes).unwrap_or(usize::MAX);
+        let asked = request
+            .header
+            .max_envelope_bytes
+            .and_then(|bytes| usize::try_from(bytes).ok());
+        own.min(asked.unwrap_or(usize::MAX).max(MIN_ENVELOPE_BYTES))
+    }
+
+    fn operate(&self, request: &Request) -> Result<(Reply, String), Box<Fault>> {
+        let header = &request.header;
+        match &request.operation {
+            Operation::Identify => {
+                let build = self.engine.read(|state| state.host.build);
+                Ok((identify(&format!("10.0.{build}")), String::new()))
+            }
+            Operation::Enumerate(enumerate) => self.enumerate(request, enumerate),
+            Operation::Pull(pull) => self.pull(request, pull),
+            Operation::Release { context } => {
+                lock(&self.enumerations).take(context)?;
+                Ok((Reply::Empty, String::new()))
+            }
+            Operation::Get => {
+                let class = class_of(header)?;
+                let object = self.one(class, header)?;
+                Ok((
+                    Reply::Object(instance(&object, self.engine.knobs().nil_arrays)),
+                    class.namespace.to_owned(),
+                ))
+            }
+            Operation::Invoke { method, parameters } => self.invoke(header, method, parameters),
+            Operation::Delete => {
+                let class = class_of(header)?;
+                self.one(class, header)?;
+                Err(unsupported("objects of this class cannot be deleted").into())
+            }
+            Operation::Put(_) => {
+                Err(unsupported("objects are changed through methods only").into())
+            }
+        }
+    }
+
+    fn enumerate(
+        &self,
+        request: &Request,
+        enumerate: &Enumerate,
+    ) -> Result<(Reply, String), Box<Fault>> {
+        let header = &request.header;
+        let (namespace, class) = namespace_of(header)?;
+        check_namespace_selector(header, namespace)?;
+        let objects = match &enumerate.filter {
+            Some(filter) if filter.dialect.eq_ignore_ascii_case(uri::DIALECT_WQL) => {
+                self.query(namespace, &filter.text)?
+            }
+            Some(filter) => {
+                return Err(Fault::new(
+                    Subcode::FilterDialectRequestedUnavailable,
+                    format!(
+                        "this host does not know the filter dialect {}",
+                        filter.dialect
+                    ),
+                )
+                .into());
+            }
+            None if class == "*" => {
+                return Err(Fault::new(
+                    Subcode::CannotProcessFilter,
+                    "a query is needed where no class is named",
+                )
+                .into());
+            }
+            None => objects::instances(&self.engine, class_of(header)?),
+        };
+        let mut enumeration = Enumeration::new(objects, enumerate.mode, namespace);
+        let mut first = Items::default();
+        if enumerate.optimize {
+            let style = self.style(request);
+            first.items = batch(&mut enumeration, request, enumerate.max_elements, &style)?;
+            first.end = enumeration.objects.is_empty();
+        }
+        if !first.end {
+            first.context = Some(lock(&self.enumerations).put(enumeration)?);
+        }
+        Ok((
+            Reply::Enumerate {
+                batch: first,
+                optimized: enumerate.optimize,
+            },
+            namespace.to_owned(),
+        ))
+    }
+
+    fn pull(&self, request: &Request, pull: &Pull) -> Result<(Reply, String), Box<Fault>> {
+        let mut enumeration = lock(&self.enumerations).take(&pull.context)?;
+        let namespace = enumeration.namespace;
+        let mut style = self.style(request);
+        if let Some(most) = pull
+            .max_characters
+            .and_then(|most| usize::try_from(most).ok())
+        {
+            style.envelope_bytes = style.envelope_bytes.min(most.max(MIN_ENVELOPE_BYTES));
+        }
+        let items = batch(&mut enumeration, request, pull.max_elements, &style)?;
+        let end = enumeration.objects.is_empty();
+        let context = if end {
+            None
+        } else {
+            Some(lock(&self.enumerations).put(enumeration)?)
+        };
+        Ok((
+            Reply::Pull(Items {
+                context,
+                items,
+                end,
+            }),
+            namespace.to_owned(),
+        ))
+    }
+
+    fn style(&self, request: &Request) -> Style {
+        Style {
+            server: self.engine.name(),
+            nil_arrays: self.engine.knobs().nil_arrays,
+            envelope_bytes: self.envelope_bytes(request),
+        }
+    }
+
+    /// Runs a query.
+    fn query(&self, namespace: &'static str, text: &str) -> Result<Vec<Object>, Box<Fault>> {
+        let bad = |what: String| {
+            Fault::new(Subcode::CannotProcessFilter, what.clone())
+                .with_hresult(hresult::INVALID_QUERY, what)
+        };
+        match wql::parse(text).map_err(|err| bad(err.to_string()))? {
+            Query::Select {
+                columns,
+                class,
+                filter,
+            } => {
+                let class = need_class(namespace, &class)?;
+                if let Some(filter) = &filter {
+                    wql::check(filter, class)
+                        .map_err(|name| bad(format!("{} has no property {name}", class.name)))?;
+                }
+                let server = self.engine.name();
+                let scope = Scope { server: &server };
+                let mut objects = objects::instances(&self.engine, class);
+                objects.retain(|object| {
+                    filter
+                        .as_ref()
+                        .is_none_or(|filter| wql::matches(filter, object, &scope))
+                });
+                Ok(match columns {
+                    Some(columns) => objects
+                        .into_iter()
+                        .map(|object| object.project(&columns))
+                        .collect(),
+                    None => objects,
+                })
+            }
+            Query::Associators { path, filter } => {
+                let path = self.need_object(namespace, &path)?;
+                for class in [&filter.assoc_class, &filter.result_class]
+                    .into_iter()
+                    .flatten()
+                {
+                    need_class(namespace, class)?;
+                }
+                Ok(objects::associators(&self.engine, &path, &filter))
+            }
+            Query::References { path, filter } => {
+                let path = self.need_object(namespace, &path)?;
+                if let Some(class) = &filter.result_class {
+                    need_class(namespace, class)?;
+                }
+                Ok(objects::references(&self.engine, &path, &filter))
+            }
+        }
+    }
+
+    /// Finds the object a query's path names; returns its full path.
+    fn need_object(&self, namespace: &'static str, text: &str) -> Result<ObjectPath, Box<Fault>> {
+        let path: ObjectPath = text.parse().map_err(|_| {
+            Fault::new(
+                Subcode::CannotProcessFilter,
+                format!("{text:?} is no object path"),
+            )
+        })?;
+        let class = need_class(namespace, &path.class)?;
+        let server = self.engine.name();
+        let object = objects::instances(&self.engine, class)
+            .into_iter()
+            .find(|object| crate::cim::names(&path, object, &server));
+        match object {
+            Some(object) => Ok(object.path(&server)),
+            None => Err(
+                Fault::new(Subcode::InternalError, format!("there is no object {text}"))
+                    .with_hresult(hresult::NOT_FOUND, "Not found")
+                    .into(),
+            ),
+        }
+    }
+
+    /// Finds the one object that the selectors name.
+    fn one(&self, class: &'static Class, header: &Header) -> Result<Object, Box<Fault>> {
+        check_namespace_selector(header, class.namespace)?;
+        let mut keys = std::collections::BTreeMap::new();
+        for (name, selector) in &header.selectors.0 {
+            if name.eq_ignore_ascii_case("__cimnamespace") {
+                continue;
+            }
+            if !class.keys().any(|key| key.name.eq_ignore_ascii_case(name)) {
+                return Err(Fault::not_found(format!("{name} is no key of {}", class.name)).into());
+            }
+            let text = match selector {
+                Selector::Text(text) => text.clone(),
+                Selector::Epr(epr) => epr.to_path().to_string(),
+            };
+            keys.insert(name.clone(), text);
+        }
+        let mut found = objects::instances(&self.engine, class)
+            .into_iter()
+            .filter(|object| has_keys(object, &keys));
+        match (found.next(), found.next()) {
+            (Some(only), None) => Ok(only),
+            (Some(_), Some(_)) => Err(Fault::new(
+                Subcode::InvalidSelectors,
+                format!("the selectors name several objects of {}", class.name),
+            )
+            .with_detail("InsufficientSelectors")
+            .into()),
+            (None, _) => {
+                Err(Fault::not_found(format!("there is no such object of {}", class.name)).into())
+            }
+        }
+    }
+
+    fn invoke(
+        &self,
+        header: &Header,
+        method: &str,
+        parameters: &Properties,
+    ) -> Result<(Reply, String), Box<Fault>> {
+        let class = class_of(header)?;
+        // Methods that make objects are called on the class itself.
+        let target =
+            if header.selectors.texts().next().is_none() && class.name == "Win32_ShadowCopy" {
+                Object::new(class)
+            } else {
+                self.one(class, header)?
+            };
+        let answer = methods::call(&self.engine, &target, method, parameters)?;
+        let mut outputs = Properties::new();
+        for (name, value) in answer.outputs {
+            outputs.set(name, value);
+        }
+        match answer.job {
+            Some(job) => outputs.set("Job", job_reference(job)),
+            None if class.name.ends_with("Service") => outputs.set("Job", wsman::Value::Null),
+            None => {}
+        }
+        outputs.set("ReturnValue", answer.code);
+        Ok((
+            Reply::Invoke {
+                method: method.to_owned(),
+                outputs,
+            },
+            class.namespace.to_owned(),
+        ))
+    }
+
+    /// Returns the VM a request is about, for fault rules: by selectors, else by its references.
+    fn vm_of(&self, request: &Request) -> Option<Uuid> {
+        let parse = |text: &str| {
+            Uuid::try_parse(text)
+                .or_else(|_| Uuid::try_parse(owner_of(text)))
+                .ok()
+        };
+        let selectors = &request.header.selectors;
+        let mut ids: Vec<Uuid> = ["Name", "SystemName", "InstanceID"]
+            .iter()
+            .filter_map(|name| selectors.get(name))
+            .filter_map(parse)
+            .collect();
+        if let Operation::Invoke { parameters, .. } = &request.operation {
+            for (_, value) in parameters.iter() {
+                let eprs = value.items().iter().filter_map(wsman::Value::as_epr);
+                let keys = eprs.flat_map(|epr| {
+                    ["Name", "VirtualSystemIdentifier", "InstanceID"].map(|key| epr.get(key))
+                });
+                ids.extend(keys.flatten().filter_map(parse));
+            }
+            if let Some(path) = parameters.text("Path") {
+                let owner = self.engine.read(|state| {
+                    state
+                        .vms
+                        .values()
+                        .find(|vm| vm.definitions().any(|d| d.uses_file(path)))
+                        .map(|vm| vm.id)
+                });
+                ids.extend(owner);
+            }
+        }
+        self.engine.read(|state| {
+            ids.into_iter().find_map(|id| match state.vms.get(&id) {
+                Some(vm) => Some(vm.id),
+                None => state
+                    .vms
+                    .values()
+                    .find(|vm| vm.checkpoint(id).is_some())
+                    .map(|vm| vm.id),
+            })
+        })
+    }
+}
+
+fn lock(enumerations: &Mutex<Enumerations>) -> std::sync::MutexGuard<'_, Enumerations> {
+    enumerations.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers an Identify without saying what the host is.
+pub(crate) fn anonymous_identify(body: &[u8]) -> Option<String> {
+    let request = Request::parse(body).ok()?;
+    matches!(request.operation, Operation::Identify).then(|| {
+        Response::to(
+            &request,
+            format!("uuid:{}", Uuid::new_v4()),
+            "",
+            identify("0.0.0"),
+        )
+        .to_xml()
+    })
+}
+
+fn identify(version: &str) -> Reply {
+    Reply::Identify {
+        vendor: "Microsoft Corporation".to_owned(),
+        version: format!("OS: {version} SP: 0.0 Stack: 3.0"),
+    }
+}
+
+/// Answers what is no readable request.
+pub(crate) fn malformed(fault: &Fault) -> Outgoing {
+    let request = Request {
+        header: Header::default(),
+        operation: Operation::Get,
+    };
+    let xml = Response::to(
+        &request,
+        format!("uuid:{}", Uuid::new_v4()),
+        "",
+        Reply::Fault(Box::new(fault.clone())),
+    );
+    Outgoing::Reply {
+        status: 400,
+        xml: xml.to_xml(),
+    }
+}
+
+fn operation_name(request: &Request) -> String {
+    match &request.operation {
+        Operation::Identify => "identify".to_owned(),
+        Operation::Enumerate(_) => "enumerate".to_owned(),
+        Operation::Pull(_) => "pull".to_owned(),
+        Operation::Release { .. } => "release".to_owned(),
+        Operation::Get => "get".to_owned(),
+        Operation::Put(_) => "put".to_owned(),
+        Operation::Delete => "delete".to_owned(),
+        Operation::Invoke { method, .. } => {
+            let class =
+                uri::split_class_uri(&request.header.resource_uri).map_or("", |(_, class)| class);
+            format!("{class}.{method}")
+        }
+    }
+}
+
+fn unsupported(what: &str) -> Fault {
+    Fault::new(Subcode::ActionNotSupported, what)
+}
+
+fn unreachable(what: String) -> Fault {
+    Fault::new(Subcode::DestinationUnreachable, what).with_detail("InvalidResourceURI")
+}
+
+/// Returns namespace (as this host spells it) and class of the resource URI.
+fn namespace_of(header: &Header) -> Result<(&'static str, &str), Box<Fault>> {
+    let (namespace, class) = uri::split_class_uri(&header.resource_uri)
+        .ok_or_else(|| unreachable(format!("{:?} is no WMI resource URI", header.resource_uri)))?;
+    let known = known_namespace(namespace).ok_or_else(|| {
+        unreachable(format!("this host has no namespace {namespace}"))
+            .with_hresult(hresult::INVALID_NAMESPACE, "Invalid namespace")
+    })?;
+    Ok((known, class))
+}
+
+fn class_of(header: &Header) -> Result<&'static Class, Box<Fault>> {
+    let (namespace, class) = namespace_of(header)?;
+    need_class(namespace, class)
+}
+
+fn need_class(namespace: &'static str, class: &str) -> Result<&'static Class, Box<Fault>> {
+    find(namespace, class).ok_or_else(|| {
+        unreachable(format!("{namespace} has no class {class}"))
+            .with_hresult(hresult::INVALID_CLASS, "Invalid class")
+            .into()
+    })
+}
+
+fn check_namespace_selector(header: &Header, namespace: &str) -> Result<(), Box<Fault>> {
+    match header.selectors.get("__cimnamespace") {
+        Some(said) if known_namespace(said) != Some(namespace) => Err(Fault::new(
+            Subcode::InvalidSelectors,
+            format!("__cimnamespace says {said}, the resource URI {namespace}"),
+        )
+        .with_detail("UnexpectedSelectors")
+        .into()),
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,399 @@
+//! What the host knows, and how it is kept: `host.json`, `jobs.json`, and a file per VM.
+//!
+//! A VM's file is the unit of change: everything that must change together (settings, checkpoints, reference points,
+//! which file is whose parent) is in one file, written to a temporary name and renamed. What the disks hold is not here.
+//! A kill loses nothing; power loss is not this host's concern.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use model::{GIB, Timestamp};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::SimError;
+use crate::ctl::FaultSpec;
+use crate::definition::Definition;
+use crate::jobs::Job;
+
+/// Version of the state files; another one is refused.
+const FORMAT: u32 = 1;
+
+/// `host.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct HostState {
+    pub(crate) format: u32,
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) build: u32,
+    pub(crate) created: Timestamp,
+    pub(crate) volumes: Vec<Volume>,
+    pub(crate) switches: Vec<Switch>,
+    pub(crate) faults: Vec<FaultSpec>,
+    pub(crate) knobs: Knobs,
+}
+
+/// A volume with a drive letter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    pub(crate) letter: char,
+    pub(crate) id: Uuid,
+    pub(crate) capacity_bytes: u64,
+}
+
+/// A virtual switch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Switch {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+}
+
+/// Settings of the simulation itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Knobs {
+    /// How long a job takes, besides its work.
+    pub(crate) job_millis: u64,
+    /// How long a merge waits before it begins.
+    pub(crate) merge_millis: u64,
+    /// Most bytes of a disk that one GetVirtualDiskChanges looks at; 0: no limit.
+    pub(crate) partial_changes: u64,
+    /// Grain of reported changes in bytes.
+    pub(crate) coarse_bytes: u64,
+    /// Whether NULL arrays are written as one nil element.
+    pub(crate) nil_arrays: bool,
+    /// Which id a recovery checkpoint's configuration imports to.
+    pub(crate) recovery_import_id: RecoveryImportId,
+    /// Largest reply in bytes, whatever a client asks for.
+    pub(crate) envelope_bytes: u64,
+    /// How late a slow reply comes.
+    pub(crate) slow_millis: u64,
+}
+
+/// Which id a recovery checkpoint's configuration imports to; not confirmed on real hosts, so both can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RecoveryImportId {
+    /// The VM's.
+    Vm,
+    /// The checkpoint's.
+    Checkpoint,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            job_millis: 200,
+            merge_millis: 700,
+            partial_changes: 0,
+            coarse_bytes: 512,
+            nil_arrays: false,
+            recovery_import_id: RecoveryImportId::Vm,
+            envelope_bytes: 512_000,
+            slow_millis: 2_000,
+        }
+    }
+}
+
+/// What a VM is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Power {
+    Running,
+    Paused,
+    Saved,
+    Off,
+}
+
+impl Power {
+    /// Returns `EnabledState`.
+    pub(crate) fn enabled_state(self) -> u64 {
+        match self {
+            Power::Running => 2,
+            Power::Off => 3,
+            Power::Saved => 6,
+            Power::Paused => 9,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Power::Running => "running",
+            Power::Paused => "paused",
+            Power::Saved => "saved",
+            Power::Off => "off",
+        }
+    }
+
+    /// Whether the VM holds its disks.
+    pub(crate) fn holds_disks(self) -> bool {
+        match self {
+            Power::Running | Power::Paused => true,
+            Power::Saved | Power::Off => false,
+        }
+    }
+}
+
+/// `vms/<id>.json`: a VM, realised or planned.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Vm {
+    pub(crate) format: u32,
+    pub(crate) id: Uuid,
+    pub(crate) planned: bool,
+    /// The job that imported it.
+    pub(crate) imported_by: Option<Uuid>,
+    pub(crate) power: Power,
+    pub(crate) state_changed: Timestamp,
+    pub(crate) config_changed: Timestamp,
+    pub(crate) definition: Definition,
+    pub(crate) checkpoints: Vec<Checkpoint>,
+    pub(crate) reference_points: Vec<ReferencePoint>,
+    /// The user checkpoint "Now" stands on.
+    pub(crate) current: Option<Uuid>,
+    pub(crate) last_applied: Option<Uuid>,
+    /// Files that checkpoints made, each with its parent.
+    pub(crate) chain: BTreeMap<String, String>,
+    /// Files nobody refers to any more, still to be deleted.
+    pub(crate) doomed: Vec<String>,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) id: Uuid,
+    pub(crate) kind: CheckpointKind,
+    pub(crate) parent: Option<Uuid>,
+    pub(crate) created: Timestamp,
+    /// Whether the guest had written everything out.
+    pub(crate) application: bool,
+    pub(crate) definition: Definition,
+    /// By InstanceID of the active VM's disk: where the tracker stood.
+    pub(crate) marks: BTreeMap<String, RctMark>,
+}
+
+/// Who a checkpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CheckpointKind {
+    User,
+    /// For a backup.
+    Recovery,
+    /// Imported without its files.
+    Missing,
+}
+
+/// Where a disk's tracker stood at a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RctMark {
+    pub(crate) lineage: Uuid,
+    pub(crate) epoch: u64,
+    pub(crate) disk_id: Uuid,
+}
+
+/// A reference point.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ReferencePoint {
+    pub(crate) id: Uuid,
+    pub(crate) created: Timestamp,
+    pub(crate) application: bool,
+    /// InstanceID of the disk and RCT id.
+    pub(crate) disks: Vec<(String, String)>,
+}
+
+impl Vm {
+    pub(crate) fn new(id: Uuid, definition: Definition, now: Timestamp) -> Self {
+        Self {
+            format: FORMAT,
+            id,
+            planned: false,
+            imported_by: None,
+            power: Power::Off,
+            state_changed: now,
+            config_changed: now,
+            definition,
+            checkpoints: Vec::new(),
+            reference_points: Vec::new(),
+            current: None,
+            last_applied: None,
+            chain: BTreeMap::new(),
+            doomed: Vec::new(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.definition.vssd.text("ElementName")
+    }
+
+    pub(crate) fn checkpoint(&self, id: Uuid) -> Option<&Checkpoint> {
+        self.checkpoints
+            .iter()
+            .find(|checkpoint| checkpoint.id == id)
+    }
+
+    /// Every set of settings: the active one and those of the checkpoints.
+    pub(crate) fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        std::iter::once(&self.definition).chain(
+            self.checkpoints
+                .iter()
+                .map(|checkpoint| &checkpoint.definition),
+        )
+    }
+}
+
+/// Returns a GUID the way Hyper-V shows it.
+pub(crate) fn guid(id: Uuid) -> String {
+    format!("{id:X}")
+}
+
+/// `jobs.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct JobsState {
+    pub(crate) jobs: Vec<Job>,
+}
+
+/// Where the state files lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    dir: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
+    pub(crate) fn host(&self) -> PathBuf {
+        self.dir.join("host.json")
+    }
+
+    pub(crate) fn jobs(&self) -> PathBuf {
+        self.dir.join("jobs.json")
+    }
+
+    pub(crate) fn vms(&self) -> PathBuf {
+        self.dir.join("vms")
+    }
+
+    pub(crate) fn vm(&self, id: Uuid) -> PathBuf {
+        self.vms().join(format!("{}.json", guid(id)))
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.dir.join("volumes")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir.join("control.json")
+    }
+}
+
+/// Makes the state of a new host.
+pub(crate) fn new_host(name: &str, volumes: &[(char, u64)], now: Timestamp) -> HostState {
+    let volumes = if volumes.is_empty() {
+        &[('C', 64 * GIB)]
+    } else {
+        volumes
+    };
+    HostState {
+        format: FORMAT,
+        id: Uuid::new_v4(),
+        name: name.to_owned(),
+        build: 20348,
+        created: now,
+        volumes: volumes
+            .iter()
+            .map(|&(letter, capacity_bytes)| Volume {
+                letter,
+                id: Uuid::new_v4(),
+                capacity_bytes,
+            })
+            .collect(),
+        switches: Vec::new(),
+        faults: Vec::new(),
+        knobs: Knobs::default(),
+    }
+}
+
+/// Reads `host.json`.
+pub(crate) fn load_host(layout: &Layout) -> Result<HostState, SimError> {
+    let file = layout.host();
+    let host: HostState = load(&file)?.ok_or_else(|| SimError::NoHost {
+        dir: layout.dir.clone(),
+    })?;
+    check_format(&file, host.format)?;
+    Ok(host)
+}
+
+/// Reads `jobs.json`; none where it is missing.
+pub(crate) fn load_jobs(layout: &Layout) -> Result<JobsState, SimError> {
+    Ok(load(&layout.jobs())?.unwrap_or_default())
+}
+
+/// Reads every VM.
+pub(crate) fn load_vms(layout: &Layout) -> Result<BTreeMap<Uuid, Vm>, SimError> {
+    let io = |source| SimError::Io {
+        action: format!("list {}", layout.vms().display()),
+        source,
+    };
+    let mut vms = BTreeMap::new();
+    for entry in std::fs::read_dir(layout.vms()).map_err(io)? {
+        let file = entry.map_err(io)?.path();
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "json")
+            && let Some(vm) = load::<Vm>(&file)?
+        {
+            check_format(&file, vm.format)?;
+            vms.insert(vm.id, vm);
+        }
+    }
+    Ok(vms)
+}
+
+fn check_format(file: &Path, format: u32) -> Result<(), SimError> {
+    if format == FORMAT {
+        return Ok(());
+    }
+    Err(SimError::Damaged {
+        file: file.to_owned(),
+        what: format!("its format is {format}, this program knows {FORMAT}"),
+    })
+}
+
+fn load<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, SimError> {
+    match std::fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|err| SimError::Damaged {
+                file: file.to_owned(),
+                what: err.to_string(),
+            }),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SimError::Io {
+            action: format!("read {}", file.display()),
+            source,
+        }),
+    }
+}
+
+/// Writes a state file whole or not at all.
+pub(crate) fn save<T: Serialize>(file: &Path, value: &T) -> io::Result<()> {
+    save_bytes(file, &serde_json::to_vec_pretty(value)?)
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn save_bytes(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    std::fs::write(&temporary, bytes)?;
+    std::fs::rename(&temporary, file)
+}

@@ -1,0 +1,7 @@
+//! WQL: queries as text, as a tree, and what they select.
+
+mod eval;
+mod parse;
+
+pub(crate) use eval::{Scope, check, matches};
+pub(crate) use parse::{AssocFilter, Query, parse};
