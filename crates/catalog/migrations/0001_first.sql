@@ -213,6 +213,7 @@ CREATE TABLE points (
     body          TEXT NOT NULL
 );
 CREATE INDEX points_by_vm ON points (vm_id, created, id);
+CREATE INDEX points_by_state ON points (state, vm_id, created, id);
 CREATE INDEX points_by_created ON points (created, id);
 CREATE INDEX points_by_job ON points (job_id, fence);
 

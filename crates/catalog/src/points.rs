@@ -105,9 +105,11 @@ impl Catalog {
         &self,
     ) -> Result<Vec<(VmId, String, PointId, Timestamp)>, CatalogError> {
         let rows = sqlx::query(
-            "SELECT vm_id, vm_name, id, created FROM points AS p WHERE state = $1 AND NOT EXISTS (
-                SELECT 1 FROM points AS n WHERE n.vm_id = p.vm_id AND n.state = $1
-                AND (n.created, n.id) > (p.created, p.id))",
+            "SELECT points.vm_id, points.vm_name, points.id, points.created
+             FROM (SELECT DISTINCT vm_id FROM points WHERE state = $1) AS named
+             JOIN points ON points.id = (
+                SELECT newest.id FROM points AS newest WHERE newest.state = $1 AND newest.vm_id = named.vm_id
+                ORDER BY newest.created DESC, newest.id DESC LIMIT 1)",
         )
         .bind(PointState::Live.as_str())
         .fetch_all(self.readers())

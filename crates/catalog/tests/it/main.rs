@@ -6,11 +6,13 @@
 mod access;
 mod bases;
 mod jobs;
+mod lists;
 mod opening;
 mod packs;
 mod points;
 mod publish;
 mod queue;
 mod random;
+mod reports;
 mod schedule;
 mod support;
