@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    audit, backup, demo, documents, host, job, login, point, policy, restore, server, sim, token,
-    user, vhdx, vm,
+    agent, audit, backup, demo, documents, host, job, login, point, policy, restore, server, sim,
+    token, user, vhdx, vm,
 };
 
 const EXIT_CODES: &str = "\
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Server(server::ServerArgs),
     /// The simulated Hyper-V host
     Sim(sim::SimArgs),
+    /// Enrol and run the agent of a Hyper-V host
+    Agent(agent::AgentArgs),
     /// Show the whole on this machine: server, simulated host, backups, restores, comparison
     Demo(demo::DemoArgs),
     /// Log in to a server and keep the token in the profile
@@ -80,7 +82,7 @@ impl Command {
     /// Returns whether the command may run for ever, and therefore ends in its own way when asked to.
     pub(crate) fn is_service(&self) -> bool {
         match self {
-            Command::Server(_) | Command::Sim(_) => true,
+            Command::Server(_) | Command::Agent(_) | Command::Sim(_) => true,
             Command::Demo(_)
             | Command::Login(_)
             | Command::Logout(_)
@@ -211,6 +213,9 @@ mod tests {
         for verb in [
             "server init",
             "server run",
+            "agent enroll",
+            "agent run",
+            "demo",
             "sim init",
             "sim run",
             "sim ctl vm add",

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use api::v1::{BackupRequest, Job, Jobs, ProtectRequest, RestoreRequest, Vm};
+use api::v1::{BackupRequest, Job, Jobs, Policy, PolicySpec, ProtectRequest, RestoreRequest, Vm};
 use api_client::People;
 use hyperv_sim::ctl::{Command, PowerAction};
 use serde_json::json;
@@ -137,12 +137,25 @@ async fn prepare(
 
 /// Back up, change, back up again, lose, restore, compare.
 async fn story(report: &mut Report, site: &mut Site, mut guests: Guests) -> anyhow::Result<()> {
+    let policy = PolicySpec {
+        name: "on-request".to_owned(),
+        interval_secs: None,
+        method: None,
+        consistency: None,
+        keep_last: None,
+    };
+    // A schedule would make backups of its own in between.
+    let policy: Policy = site.client.post("/policies", &policy, None).await?;
     let mut vms: Vec<Vm> = Vec::new();
     for guest in guests.all() {
         site.power(guest.name, PowerAction::On).await?;
         let vm = site.wait_for_vm(guest.name).await?;
         let path = format!("/vms/{}/protection", People::segment(&vm.id));
-        vms.push(site.client.put(&path, &ProtectRequest::default()).await?);
+        let protect = ProtectRequest {
+            policy: Some(policy.id.clone()),
+            excluded: None,
+        };
+        vms.push(site.client.put(&path, &protect).await?);
     }
     let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
     report.step(

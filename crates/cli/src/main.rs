@@ -66,6 +66,7 @@ async fn run(out: Output, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Server(args) => commands::server::run(out, args).await,
         Command::Sim(args) => commands::sim::run(out, args).await,
+        Command::Agent(args) => commands::agent::run(out, args).await,
         Command::Demo(args) => commands::demo::run(out, args).await,
         Command::Login(args) => commands::login::login(out, args).await,
         Command::Logout(args) => commands::login::logout(out, args).await,

@@ -6,7 +6,11 @@ use crate::args::Command;
 
 /// Sends the log to standard error. `REPRISE_LOG` sets what is logged, such as `info` or `agent=debug,warn`.
 pub(crate) fn log_to_stderr(command: &Command) {
-    let level = if command.is_service() { "info" } else { "warn" };
+    let level = if command.is_service() {
+        "info,fjall=warn,lsm_tree=warn"
+    } else {
+        "warn"
+    };
     let filter = EnvFilter::try_from_env("REPRISE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -24,7 +24,9 @@ pub(crate) struct AgentArgs {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Enrol this machine's agent at a server, with a token of `reprise host token`
-    #[command(after_help = "Example:\n  reprise agent enroll --data /var/lib/reprise-agent --server https://backup.example:8443 --token rpe1.0a1b.secret")]
+    #[command(
+        after_help = "Example:\n  reprise agent enroll --data /var/lib/reprise-agent --server https://backup.example:8443 --token rpe1.0a1b.secret"
+    )]
     Enroll(EnrollArgs),
     /// Run an enrolled agent until told to stop
     #[command(after_help = "Examples:\n  \
@@ -93,7 +95,11 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
                     user: args.host_user,
                     password_file: args.host_password_file,
                     ca: args.host_ca,
-                    path_map: args.path_map.into_iter().map(|(prefix, folder)| (prefix, folder.into())).collect(),
+                    path_map: args
+                        .path_map
+                        .into_iter()
+                        .map(|(prefix, folder)| (prefix, folder.into()))
+                        .collect(),
                 },
                 reserve: ReservePolicy {
                     percent: args.reserve_percent,

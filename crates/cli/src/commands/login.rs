@@ -62,7 +62,19 @@ pub(crate) async fn login(out: Output, args: LoginArgs) -> Result<Exit, Failure>
         user: args.user.clone(),
         password,
     };
-    let reply: LoginReply = client.post("/login", &request, None).await?;
+    let reply: LoginReply = client
+        .post("/login", &request, None)
+        .await
+        .map_err(|error| {
+            let mut failure = Failure::from(error);
+            if failure.code == api::codes::NOT_AUTHENTICATED {
+                failure.hint = Some(
+                    "check the name and the password; an administrator can make a new user"
+                        .to_owned(),
+                );
+            }
+            failure
+        })?;
     let profile = Profile {
         server: destination.server.clone(),
         user: args.user.clone(),

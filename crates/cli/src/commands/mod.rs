@@ -1,6 +1,7 @@
 //! The verbs: one file per noun. Each parses its own arguments, asks the library or server, and hands the result to the
 //! output.
 
+pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod demo;

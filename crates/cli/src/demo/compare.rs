@@ -17,60 +17,90 @@ use crate::view::bytes;
 /// The content of every disk at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Moment {
-    /// By VM and VirtualDiskId: hash of the virtual content, and its length.
-    disks: BTreeMap<(String, String), (Hash, u64)>,
+    /// By VM, in the order of attachment.
+    vms: BTreeMap<String, Vec<Content>>,
+}
+
+/// The content of a disk.
+#[derive(Debug)]
+struct Content {
+    disk_id: String,
+    size_bytes: u64,
+    hash: Hash,
 }
 
 impl Moment {
     /// Adds the disks of a VM as its guest sees them now. Nothing may write meanwhile.
     pub(crate) async fn add(&mut self, site: &Site, vm: &str) -> anyhow::Result<()> {
+        let mut contents = Vec::new();
         for disk in site.vm(vm).await?.disks {
-            let hash = site.hash_disk(vm, &disk).await?;
-            self.disks.insert(
-                (vm.to_owned(), normal(&disk.disk_id)),
-                (hash, disk.size_bytes),
-            );
+            contents.push(Content {
+                hash: site.hash_disk(vm, &disk).await?,
+                disk_id: normal(&disk.disk_id),
+                size_bytes: disk.size_bytes,
+            });
         }
+        self.vms.insert(vm.to_owned(), contents);
         Ok(())
     }
 
-    /// Compares a content with the one of this moment; says how they differ, where they do.
+    /// Compares a content with that of a disk at this moment; says how they differ, where they do.
     pub(crate) fn difference(&self, vm: &str, disk_id: &str, found: Hash) -> Option<String> {
-        match self.disks.get(&(vm.to_owned(), normal(disk_id))) {
-            None => Some(format!("{vm} had no disk {disk_id}")),
-            Some((expected, _)) if *expected == found => None,
-            Some((expected, _)) => Some(format!(
-                "BLAKE3 is {}, it was {}",
-                found.to_hex(),
-                expected.to_hex()
-            )),
-        }
+        let disk_id = normal(disk_id);
+        let content = self
+            .of(vm)
+            .iter()
+            .find(|content| content.disk_id == disk_id);
+        difference(content, found)
     }
 
     /// Says how much was read.
     pub(crate) fn summary(&self) -> String {
-        let total: u64 = self.disks.values().map(|(_, len)| len).sum();
+        let disks = self.vms.values().flatten();
+        let total: u64 = disks.clone().map(|content| content.size_bytes).sum();
         format!(
             "{} disks, {} of virtual content",
-            self.disks.len(),
+            disks.count(),
             bytes(total)
         )
     }
 
     /// Returns the hashes.
     pub(crate) fn json(&self) -> Value {
-        let disks = self.disks.iter().map(|((vm, disk), (hash, len))| {
-            json!({ "vm": vm, "disk": disk, "size_bytes": len, "blake3": hash.to_hex().as_str() })
+        let contents = self
+            .vms
+            .iter()
+            .flat_map(|(vm, disks)| disks.iter().map(move |disk| (vm, disk)));
+        let disks = contents.map(|(vm, content)| {
+            json!({
+                "vm": vm,
+                "disk": content.disk_id,
+                "size_bytes": content.size_bytes,
+                "blake3": content.hash.to_hex().as_str(),
+            })
         });
         Value::Array(disks.collect())
     }
 
-    fn count(&self, vm: &str) -> usize {
-        self.disks.keys().filter(|(name, _)| name == vm).count()
+    fn of(&self, vm: &str) -> &[Content] {
+        self.vms.get(vm).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Compares every disk of a restored VM with those of `original` at a moment.
+fn difference(expected: Option<&Content>, found: Hash) -> Option<String> {
+    match expected {
+        None => Some("there was no such disk".to_owned()),
+        Some(content) if content.hash == found => None,
+        Some(content) => Some(format!(
+            "BLAKE3 is {}, it was {}",
+            found.to_hex(),
+            content.hash.to_hex()
+        )),
+    }
+}
+
+/// Compares every disk of a restored VM with those of `original` at a moment, in the order of attachment: a copy's disks
+/// have ids of their own.
 pub(crate) async fn vm(
     report: &mut Report,
     site: &Site,
@@ -79,16 +109,17 @@ pub(crate) async fn vm(
     expected: &Moment,
 ) -> anyhow::Result<()> {
     let disks = site.vm(restored).await?.disks;
-    let (is, was) = (disks.len(), expected.count(original));
+    let contents = expected.of(original);
+    let (is, was) = (disks.len(), contents.len());
     report.compared(
         &format!("number of disks of {restored}"),
         (is != was).then(|| format!("it has {is}, it had {was}")),
     );
-    for disk in disks {
+    for (number, disk) in disks.into_iter().enumerate() {
         let hash = site.hash_disk(restored, &disk).await?;
         report.compared(
             &format!("{} of {restored}", disk.path),
-            expected.difference(original, &disk.disk_id, hash),
+            difference(contents.get(number), hash),
         );
     }
     Ok(())
