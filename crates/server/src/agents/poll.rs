@@ -37,18 +37,22 @@ pub(super) async fn poll(
     let mut wakes = app
         .wakes
         .subscribe(request.host.as_ref().map(|host| host.id));
-    let mut stop = take_note(&app, agent, &request).await?;
+    take_note(&app, agent, &request).await?;
     let ready = request.readiness == Readiness::Ready && request.host.is_some();
-    let free = usize::try_from(request.slots).unwrap_or(usize::MAX) > request.running.len();
+    let slots = usize::try_from(request.slots).unwrap_or(usize::MAX);
     loop {
-        let assignment = if ready && free && !app.stopping() {
+        let Standing { stop, active } = standing(&app, agent, &request.running).await?;
+        let assignment = if ready && slots > active && !app.stopping() {
             next_assignment(&app, agent, &request).await?
         } else {
             None
         };
+        let inventory_wanted = ready && app.polls.wants_inventory(agent, clock::now());
         let over = Instant::now() >= end || app.stopping();
-        if assignment.is_some() || !stop.is_empty() || over {
-            let inventory_wanted = ready && app.polls.wants_inventory(agent, clock::now());
+        if assignment.is_some() || !stop.is_empty() || inventory_wanted || over {
+            if inventory_wanted {
+                app.polls.note_asked(agent, clock::now());
+            }
             return Ok(Json(PollReply {
                 assignment,
                 stop,
@@ -61,11 +65,10 @@ pub(super) async fn poll(
             () = app.stop.cancelled() => {}
             () = tokio::time::sleep_until(until) => {}
         }
-        stop = jobs_to_stop(&app, agent, &request.running).await?;
     }
 }
 
-async fn take_note(app: &App, agent: AgentId, request: &PollRequest) -> ApiResult<Vec<JobId>> {
+async fn take_note(app: &App, agent: AgentId, request: &PollRequest) -> ApiResult<()> {
     let now = clock::now();
     let note = catalog::Poll {
         instance: request.instance.clone(),
@@ -100,7 +103,7 @@ async fn take_note(app: &App, agent: AgentId, request: &PollRequest) -> ApiResul
     if !polled.unsettled.is_empty() || !polled.taken_back.is_empty() {
         app.sweep().await?;
     }
-    Ok(polled.stop)
+    Ok(())
 }
 
 async fn next_assignment(
@@ -172,22 +175,37 @@ async fn work_of(app: &App, job: &Job) -> ApiResult<Work> {
     }
 }
 
-/// Returns which of the jobs an agent runs are no longer its own, or are to be called off.
-async fn jobs_to_stop(app: &App, agent: AgentId, running: &[JobId]) -> ApiResult<Vec<JobId>> {
+/// What has become of the jobs an agent runs.
+struct Standing {
+    /// Those that are no longer its own, or are to be called off.
+    stop: Vec<JobId>,
+    /// How many are still at work.
+    active: usize,
+}
+
+/// A job that has ended needs no stopping: the agent itself has just said so.
+async fn standing(app: &App, agent: AgentId, running: &[JobId]) -> ApiResult<Standing> {
     let owner = jobs::Owner::Agent(agent);
-    let mut stop = Vec::new();
+    let mut standing = Standing {
+        stop: Vec::new(),
+        active: 0,
+    };
     for &id in running {
-        let goes_on = match app.catalog.job(id).await {
+        let (ended, goes_on) = match app.catalog.job(id).await {
             Ok(job) => {
-                job.lease().is_some_and(|lease| lease.owner == owner)
-                    && job.life.cancel_requested.is_none()
+                let its_own = job.lease().is_some_and(|lease| lease.owner == owner);
+                let goes_on = its_own && job.life.cancel_requested.is_none();
+                (job.state().is_final(), goes_on)
             }
-            Err(err) if err.kind() == catalog::ErrorKind::NotFound => false,
+            Err(err) if err.kind() == catalog::ErrorKind::NotFound => (false, false),
             Err(err) => return Err(err.into()),
         };
-        if !goes_on {
-            stop.push(id);
+        if !ended {
+            standing.active += 1;
+            if !goes_on {
+                standing.stop.push(id);
+            }
         }
     }
-    Ok(stop)
+    Ok(standing)
 }

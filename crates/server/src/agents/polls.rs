@@ -11,6 +11,10 @@ use model::{AgentId, JobId, Timestamp};
 const DOUBLED_SECS: u64 = 60;
 /// An agent is asked for its inventory this often.
 const INVENTORY_SECS: u64 = 5 * 60;
+/// An inventory younger than this is not asked for again because someone looks at it.
+const FRESH_SECS: u64 = 3;
+/// An agent that was asked is not asked again before.
+const ASK_SECS: u64 = 10;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ struct Memory {
     handed_out: Vec<(String, Assignment)>,
     doubled: Option<(Timestamp, String)>,
     inventory: Option<Timestamp>,
+    stale: bool,
+    asked: Option<Timestamp>,
 }
 
 impl Polls {
@@ -77,15 +83,48 @@ impl Polls {
         (now.millis_since(*at) < DOUBLED_SECS * 1000).then(|| reason.clone())
     }
 
-    /// Says whether a fresh inventory is due.
+    /// Says whether the agent is to be asked for its inventory.
     pub(super) fn wants_inventory(&self, agent: AgentId, now: Timestamp) -> bool {
         let agents = self.lock();
-        let last = agents.get(&agent).and_then(|memory| memory.inventory);
-        last.is_none_or(|last| now.millis_since(last) >= INVENTORY_SECS * 1000)
+        let Some(memory) = agents.get(&agent) else {
+            return true;
+        };
+        let older = |moment: Option<Timestamp>, secs: u64| {
+            moment.is_none_or(|moment| now.millis_since(moment) >= secs * 1000)
+        };
+        (memory.stale || older(memory.inventory, INVENTORY_SECS)) && older(memory.asked, ASK_SECS)
     }
 
+    /// The agent is being asked for its inventory.
+    pub(super) fn note_asked(&self, agent: AgentId, now: Timestamp) {
+        self.lock().entry(agent).or_default().asked = Some(now);
+    }
+
+    /// The inventory has come.
     pub(super) fn note_inventory(&self, agent: AgentId, now: Timestamp) {
-        self.lock().entry(agent).or_default().inventory = Some(now);
+        let mut agents = self.lock();
+        let memory = agents.entry(agent).or_default();
+        memory.inventory = Some(now);
+        memory.stale = false;
+        memory.asked = None;
+    }
+
+    /// Someone looks at what the hosts have: what is not fresh is to be asked for. Returns whether anything is.
+    pub(crate) fn refresh_inventories(&self, now: Timestamp) -> bool {
+        let mut any = false;
+        for memory in self.lock().values_mut() {
+            let fresh = |moment: Timestamp| now.millis_since(moment) < FRESH_SECS * 1000;
+            if !memory.inventory.is_some_and(fresh) && !memory.asked.is_some_and(fresh) {
+                memory.stale = true;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// A job has ended: what the host has may have changed.
+    pub(super) fn note_changed(&self, agent: AgentId) {
+        self.lock().entry(agent).or_default().stale = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Memory>> {

@@ -62,6 +62,7 @@ pub(super) async fn finish(
         .catalog
         .finish(job, finish.fence, ending, figures, clock::now())
         .await?;
+    app.polls.note_changed(peer.0.id);
     let ended = &finished.job;
     tracing::info!(job.id = %job, "{} job of {} is {}", ended.kind, name_of(ended), ended.state());
     if let Some(host) = &ended.host {

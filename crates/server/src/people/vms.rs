@@ -22,6 +22,7 @@ const MAX_EXCLUDED: usize = 1000;
 /// Lists the VMs of all hosts.
 #[utoipa::path(get, path = "/api/v1/vms", tag = "vms", responses((status = 200, body = Page<Vm>)))]
 pub(super) async fn list(State(app): State<Shared>) -> ApiResult<Json<Page<Vm>>> {
+    ask_hosts(&app);
     let view = View::load(&app).await?;
     let items = app
         .catalog
@@ -169,8 +170,11 @@ pub(super) async fn resolve(app: &App, text: &str) -> ApiResult<Resolved> {
     let mut seen = HashSet::new();
     candidates.retain(|vm| seen.insert(vm.id));
     match candidates.as_slice() {
-        [] => Err(ApiError::not_found(format!("there is no VM {text:?}"))
-            .hint("`reprise vm list` shows the VMs; a new one is listed within some minutes")),
+        [] => {
+            ask_hosts(app);
+            Err(ApiError::not_found(format!("there is no VM {text:?}"))
+                .hint("`reprise vm list` shows the VMs; a new one is listed within seconds"))
+        }
         [vm] => Ok(vm.clone()),
         several => {
             let ids: Vec<String> = several.iter().map(|vm| vm.id.to_string()).collect();
@@ -180,6 +184,13 @@ pub(super) async fn resolve(app: &App, text: &str) -> ApiResult<Resolved> {
             )
             .hint("name the VM by its id"))
         }
+    }
+}
+
+/// Asks the agents that wait for work what their hosts have now, unless they have just said.
+fn ask_hosts(app: &App) {
+    if app.polls.refresh_inventories(clock::now()) {
+        app.wakes.wake_all();
     }
 }
 

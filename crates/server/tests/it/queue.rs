@@ -286,3 +286,49 @@ async fn unknown_jobs_are_not_found() {
         "not-found"
     );
 }
+
+#[tokio::test]
+async fn a_job_that_has_ended_is_not_stopped_and_frees_its_slot() {
+    let (server, agent, vm) = with_vm().await;
+    server.start_backup(vm, false).await;
+    let first = agent.next_work().await;
+    let failed = Outcome::Failed {
+        code: "host-error".into(),
+        message: "no".into(),
+        hint: None,
+        retry: false,
+    };
+    agent.finish(&first, failed).await.unwrap();
+    let second = server.start_backup(vm, false).await;
+    // The agent has not dropped the first one from its list yet.
+    let mut request = agent.poll_request(&[first.job]);
+    request.slots = 1;
+    let reply = agent.client.poll(&request).await.unwrap();
+    assert_eq!(
+        (reply.stop.len(), reply.assignment.unwrap().job),
+        (0, second)
+    );
+}
+
+#[tokio::test]
+async fn looking_at_the_vms_asks_the_hosts_what_they_have() {
+    let (server, agent, _vm) = with_vm().await;
+    let mut request = agent.poll_request(&[]);
+    request.wait_secs = 20;
+    let other = VmId::random();
+    let look = async {
+        // Until the list is older than what counts as fresh, looking asks for nothing.
+        loop {
+            let page: api::v1::Page<Vm> = server.admin().get("/vms").await.unwrap();
+            if page.items.iter().any(|found| found.id == other.to_string()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let answer = async {
+        while !agent.client.poll(&request).await.unwrap().inventory_wanted {}
+        agent.list_vm(other, "new").await;
+    };
+    tokio::join!(look, answer);
+}

@@ -261,8 +261,14 @@ impl FakeAgent {
     pub(crate) async fn next_work(&self) -> v1::Assignment {
         let mut request = self.poll_request(&[]);
         request.wait_secs = 20;
-        let reply = self.client.poll(&request).await.unwrap();
-        reply.assignment.expect("there should be work")
+        // A poll may end early because an inventory is wanted.
+        for _ in 0..5 {
+            let reply = self.client.poll(&request).await.unwrap();
+            if let Some(assignment) = reply.assignment {
+                return assignment;
+            }
+        }
+        panic!("there should be work");
     }
 
     /// Lists one running VM with one disk.
