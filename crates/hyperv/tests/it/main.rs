@@ -6,7 +6,11 @@
     reason = "scripts answer a few requests and treat the rest alike"
 )]
 
+mod backup;
+mod inventory;
 mod jobs;
 mod peer;
+mod restore;
+mod sim;
 mod tls;
 mod wire;
