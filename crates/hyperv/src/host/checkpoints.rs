@@ -250,10 +250,14 @@ impl Host {
             }
             // The answer was lost or the job could not be followed: the checkpoint itself tells.
             Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                tracing::warn!("looking for the checkpoint, as its result is unknown: {error}");
-                self.wait_settled(vm).await?;
-                let after = self.recovery_ids(vm).await?;
-                return only_new(&after, before).ok_or(error);
+                let mut lost = self.lost(error);
+                loop {
+                    if let Some(id) = only_new(&self.recovery_ids(vm).await?, before) {
+                        self.wait_settled(vm).await?;
+                        return Ok(id);
+                    }
+                    lost = self.keep_looking(lost).await?;
+                }
             }
             Err(error) => return Err(error),
         };
@@ -364,9 +368,9 @@ impl Host {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                    self.wait_settled(vm).await?;
-                    if exists().await? {
-                        return Err(error);
+                    let mut lost = self.lost(error);
+                    while exists().await? {
+                        lost = self.keep_looking(lost).await?;
                     }
                 }
                 Err(error) => return Err(error),
@@ -404,7 +408,14 @@ impl Host {
             return Ok(());
         };
         match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ResultUnknown if gone().await? => Ok(()),
+            ErrorKind::NotFound if gone().await? => Ok(()),
+            ErrorKind::ResultUnknown => {
+                let mut lost = self.lost(error);
+                while !gone().await? {
+                    lost = self.keep_looking(lost).await?;
+                }
+                Ok(())
+            }
             ErrorKind::WrongState
             | ErrorKind::Refused
             | ErrorKind::Failed
@@ -431,7 +442,6 @@ impl Host {
                 }
             }
             ErrorKind::NotFound
-            | ErrorKind::ResultUnknown
             | ErrorKind::Retry
             | ErrorKind::AccessDenied
             | ErrorKind::InUse

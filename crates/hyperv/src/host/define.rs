@@ -83,7 +83,13 @@ impl Host {
         {
             Ok(done) => done,
             Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                return only_new().await?.ok_or(error);
+                let mut lost = self.lost(error);
+                loop {
+                    if let Some(made) = only_new().await? {
+                        return Ok(made);
+                    }
+                    lost = self.keep_looking(lost).await?;
+                }
             }
             Err(error) => return Err(error),
         };

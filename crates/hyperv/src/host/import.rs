@@ -8,7 +8,7 @@ use wsman::{Instance, Properties, Value, wql_literal};
 
 use super::components::{disk_path, media_path};
 use super::edit::{change_of, with_mac};
-use super::inventory::{CheckpointKind, Folders, checkpoint_kind};
+use super::inventory::{CheckpointKind, Folders, checkpoint_kind, not_found};
 use super::objects::by_instance_id;
 use super::{Host, Slot, config, objects};
 use crate::{Error, ErrorKind};
@@ -56,7 +56,13 @@ impl Host {
         {
             Ok(done) => done,
             Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                return only_new().await?.ok_or(error);
+                let mut lost = self.lost(error);
+                loop {
+                    if let Some(made) = only_new().await? {
+                        return Ok(made);
+                    }
+                    lost = self.keep_looking(lost).await?;
+                }
             }
             Err(error) if error.code() == Some(crate::error::code::FILE) => {
                 let what = format!(
@@ -244,18 +250,29 @@ impl Host {
 
     /// Registers a planned VM and returns the id it has now.
     pub async fn realize_planned(&self, id: VmId) -> Result<VmId, Error> {
-        let realised = async |error: Option<Error>| match (self.system(id).await, error) {
-            (Ok(_), _) => Ok(id),
-            (Err(_), Some(error)) => Err(error),
-            (Err(error), None) => Err(error),
+        let realised = async || match self.system(id).await {
+            Ok(_) => Ok(Some(id)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         };
+        let planned_left = self.session.get(&objects::planned_vm(id)).await;
+        if let Err(error) = planned_left {
+            // It may have been done by an attempt whose answer was lost.
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error);
+            }
+            return realised().await?.ok_or_else(|| not_found(id));
+        }
         let done = match self.call_realize(id).await {
             Ok(done) => done,
-            // It may have been done by an attempt whose answer was lost.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::ResultUnknown | ErrorKind::NotFound) =>
-            {
-                return realised(Some(error)).await;
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                let mut lost = self.lost(error);
+                loop {
+                    if let Some(id) = realised().await? {
+                        return Ok(id);
+                    }
+                    lost = self.keep_looking(lost).await?;
+                }
             }
             Err(error) => return Err(error),
         };
@@ -264,7 +281,7 @@ impl Host {
             .await?;
         match made.as_ref().and_then(planned) {
             Some(vm) => Ok(vm.id),
-            None => realised(None).await,
+            None => realised().await?.ok_or_else(|| not_found(id)),
         }
     }
 

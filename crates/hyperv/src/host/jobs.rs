@@ -20,6 +20,14 @@ pub(super) struct Done {
     pub(super) job: Option<Epr>,
 }
 
+/// A call that may have happened.
+pub(super) struct LostAnswer {
+    error: Error,
+    start: Instant,
+    pause: Duration,
+    quiet_looks: u32,
+}
+
 /// What the state of a job means, in both sets of values.
 enum Progress {
     Working,
@@ -223,6 +231,39 @@ impl Host {
             );
         }
         texts.join("; ")
+    }
+
+    /// Waits until it is worth looking again for the effect of a call whose answer was lost. Gives the call's error
+    /// once the host works on no job any more, or after [`super::Limits::settle`].
+    pub(super) async fn keep_looking(&self, mut lost: LostAnswer) -> Result<LostAnswer, Error> {
+        let given_up = lost.start.elapsed() > self.limits.settle || self.cancel.is_cancelled();
+        if lost.quiet_looks == 2 || given_up {
+            return Err(lost.error);
+        }
+        let jobs = match self.query("SELECT * FROM Msvm_ConcreteJob").await {
+            Ok(jobs) => jobs,
+            Err(error) => {
+                tracing::debug!("cannot see whether the host still works: {error}");
+                return Err(lost.error);
+            }
+        };
+        let working = jobs
+            .iter()
+            .any(|job| matches!(progress(job), Progress::Working));
+        lost.quiet_looks = if working { 0 } else { lost.quiet_looks + 1 };
+        self.pause(&mut lost.pause, true).await;
+        Ok(lost)
+    }
+
+    /// Begins the look for the effect of a call whose answer was lost.
+    pub(super) fn lost(&self, error: Error) -> LostAnswer {
+        tracing::warn!("looking for the effect, as the result is unknown: {error}");
+        LostAnswer {
+            error,
+            start: Instant::now(),
+            pause: self.limits.first_poll,
+            quiet_looks: 0,
+        }
     }
 
     /// Returns the objects of a class that a job dealt with.

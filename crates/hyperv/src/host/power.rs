@@ -81,10 +81,12 @@ impl Host {
             .await
         {
             Ok(_) => Ok(()),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResultUnknown)
-                    && gone().await? =>
-            {
+            Err(error) if error.kind() == ErrorKind::NotFound && gone().await? => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                let mut lost = self.lost(error);
+                while !gone().await? {
+                    lost = self.keep_looking(lost).await?;
+                }
                 Ok(())
             }
             Err(error) => Err(error),
@@ -102,12 +104,11 @@ impl Host {
         {
             Ok(_) => self.wait_for_power(vm, state).await,
             Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                // A state that was reached is a result; anything else is reported as it came.
-                if power_state(&self.system(vm).await?) == state {
-                    Ok(())
-                } else {
-                    Err(error)
+                let mut lost = self.lost(error);
+                while power_state(&self.system(vm).await?) != state {
+                    lost = self.keep_looking(lost).await?;
                 }
+                Ok(())
             }
             Err(error) => Err(error),
         }

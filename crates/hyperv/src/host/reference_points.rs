@@ -72,10 +72,12 @@ impl Host {
             return Ok(());
         }
         match self.call_destroy_reference_point(vm, id).await {
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResultUnknown)
-                    && gone().await? =>
-            {
+            Err(error) if error.kind() == ErrorKind::NotFound && gone().await? => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                let mut lost = self.lost(error);
+                while !gone().await? {
+                    lost = self.keep_looking(lost).await?;
+                }
                 Ok(())
             }
             result => result,

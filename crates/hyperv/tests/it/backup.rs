@@ -10,9 +10,14 @@ const WISH: ConsistencyWish = ConsistencyWish::PreferApplication;
 
 /// Reads a frozen disk through the path map.
 fn read(sim: &Sim, path: &str, offset: u64, len: usize) -> Vec<u8> {
-    let disk = sim.files.open_chain(path).expect("the chain is whole").into_disk();
+    let disk = sim
+        .files
+        .open_chain(path)
+        .expect("the chain is whole")
+        .into_disk();
     let mut bytes = vec![0; len];
-    disk.read_at(&mut bytes, offset).expect("the disk can be read");
+    disk.read_at(&mut bytes, offset)
+        .expect("the disk can be read");
     bytes
 }
 
@@ -24,13 +29,24 @@ async fn running_vm(sim: &Sim) -> VmId {
 
 /// A whole backup without reading; returns the reference point.
 async fn back_up(sim: &Sim, vm: VmId) -> hyperv::ReferencePoint {
-    let taken = sim.host.take_checkpoint(vm, WISH, mark(1)).await.expect("the VM can be checkpointed");
+    let taken = sim
+        .host
+        .take_checkpoint(vm, WISH, mark(1))
+        .await
+        .expect("the VM can be checkpointed");
     let known: Vec<String> = points(sim, vm).await;
-    sim.host.convert_to_reference_point(vm, &taken.id, &known).await.expect("it can be converted")
+    sim.host
+        .convert_to_reference_point(vm, &taken.id, &known)
+        .await
+        .expect("it can be converted")
 }
 
 async fn points(sim: &Sim, vm: VmId) -> Vec<String> {
-    let points = sim.host.reference_points(vm).await.expect("points can be listed");
+    let points = sim
+        .host
+        .reference_points(vm)
+        .await
+        .expect("points can be listed");
     points.into_iter().map(|point| point.id).collect()
 }
 
@@ -42,21 +58,41 @@ async fn a_backup_reads_the_moment_of_the_checkpoint_and_leaves_only_a_reference
         sim.guest_write(vm, 0, 8 * MIB, 7, MIB).await;
         let mark = mark(3);
         let taken = sim.host.take_checkpoint(vm, WISH, mark).await.unwrap();
-        assert_eq!((taken.consistency, taken.note), (Consistency::Application, None));
+        assert_eq!(
+            (taken.consistency, taken.note),
+            (Consistency::Application, None)
+        );
         let marked = sim.host.marked_checkpoints(vm).await.unwrap();
-        assert_eq!((marked.len(), marked[0].0, &marked[0].1.id), (1, mark, &taken.id));
+        assert_eq!(
+            (marked.len(), marked[0].0, &marked[0].1.id),
+            (1, mark, &taken.id)
+        );
 
         // The guest goes on; the frozen disk stays.
         sim.guest_write(vm, 0, 8 * MIB, 8, MIB).await;
         let disks = sim.host.frozen_disks(vm, &taken.id).await.unwrap();
-        let [disk] = disks.as_slice() else { panic!("{disks:?}") };
+        let [disk] = disks.as_slice() else {
+            panic!("{disks:?}")
+        };
         assert_eq!(disk.problem, None);
-        assert_eq!(read(&sim, &disk.path, 8 * MIB, 1 << 20), pattern(7, 1 << 20));
+        assert_eq!(
+            read(&sim, &disk.path, 8 * MIB, 1 << 20),
+            pattern(7, 1 << 20)
+        );
         // The leaf is the VM's alone.
         let facts = sim.host.vm(vm).await.unwrap();
         assert_eq!(facts.disks[0].attachment, disk.attachment);
-        assert_eq!(sim.files.open_read(&facts.disks[0].path).unwrap_err().kind(), FileErrorKind::InUse);
-        assert_eq!(sim.files.open_write(&disk.path).unwrap_err().kind(), FileErrorKind::InUse);
+        assert_eq!(
+            sim.files
+                .open_read(&facts.disks[0].path)
+                .unwrap_err()
+                .kind(),
+            FileErrorKind::InUse
+        );
+        assert_eq!(
+            sim.files.open_write(&disk.path).unwrap_err().kind(),
+            FileErrorKind::InUse
+        );
 
         let (config, files) = sim.host.checkpoint_config(vm, &taken.id).await.unwrap();
         assert_eq!((config.id, config.name.as_str()), (vm, "web"));
@@ -64,18 +100,36 @@ async fn a_backup_reads_the_moment_of_the_checkpoint_and_leaves_only_a_reference
         let files = files.list(&sim.files).unwrap();
         assert!(files.iter().any(|file| file.role == "config"), "{files:?}");
 
-        let point = sim.host.convert_to_reference_point(vm, &taken.id, &[]).await.unwrap();
+        let point = sim
+            .host
+            .convert_to_reference_point(vm, &taken.id, &[])
+            .await
+            .unwrap();
         assert!(point.rct_id(&disk.attachment).is_some(), "{point:?}");
         sim.host.wait_merged(vm).await.unwrap();
         let facts = sim.host.vm(vm).await.unwrap();
         assert!(facts.checkpoints.is_empty());
         assert_eq!(facts.reference_points, std::slice::from_ref(&point));
         assert_eq!(facts.disks[0].chain.len(), 1);
-        assert_eq!(sim.guest_read(vm, 0, 8 * MIB, MIB).await, pattern(8, 1 << 20));
-        assert!(!sim.all_files().await.iter().any(|path| path.ends_with(".avhdx")));
+        assert_eq!(
+            sim.guest_read(vm, 0, 8 * MIB, MIB).await,
+            pattern(8, 1 << 20)
+        );
+        assert!(
+            !sim.all_files()
+                .await
+                .iter()
+                .any(|path| path.ends_with(".avhdx"))
+        );
 
-        sim.host.destroy_reference_point(vm, &point.id).await.unwrap();
-        sim.host.destroy_reference_point(vm, &point.id).await.unwrap();
+        sim.host
+            .destroy_reference_point(vm, &point.id)
+            .await
+            .unwrap();
+        sim.host
+            .destroy_reference_point(vm, &point.id)
+            .await
+            .unwrap();
         assert!(points(&sim, vm).await.is_empty());
     }
 }
@@ -93,26 +147,75 @@ async fn changed_ranges_cover_what_changed_since_the_last_backup_whatever_the_ho
         sim.guest_write(vm, 0, 40 * MIB, 6, 512).await;
 
         let taken = sim.host.take_checkpoint(vm, WISH, mark(2)).await.unwrap();
-        let disk = sim.host.frozen_disks(vm, &taken.id).await.unwrap().remove(0);
+        let disk = sim
+            .host
+            .frozen_disks(vm, &taken.id)
+            .await
+            .unwrap()
+            .remove(0);
         let rct_id = point.rct_id(&disk.attachment).unwrap();
-        let changes = sim.host.changed_ranges(&disk.path, rct_id, DISK_BYTES).await.unwrap();
-        let Changes::Ranges(ranges) = changes else { panic!("{changes:?}") };
+        let changes = sim
+            .host
+            .changed_ranges(&disk.path, rct_id, DISK_BYTES)
+            .await
+            .unwrap();
+        let Changes::Ranges(ranges) = changes else {
+            panic!("{changes:?}")
+        };
         for (offset, len) in [(10 * MIB + 4096, 8192), (40 * MIB, 512)] {
-            let covered = ranges.as_slice().iter().any(|r| r.offset <= offset && offset + len <= r.offset + r.len);
+            let covered = ranges
+                .as_slice()
+                .iter()
+                .any(|r| r.offset <= offset && offset + len <= r.offset + r.len);
             assert!(covered, "{offset}+{len} is not in {ranges:?}");
         }
-        assert!(ranges.bytes() < 16 * MIB, "{} bytes with {partial} and {coarse}", ranges.bytes());
+        assert!(
+            ranges.bytes() < 16 * MIB,
+            "{} bytes with {partial} and {coarse}",
+            ranges.bytes()
+        );
 
         // An id the host does not know means a full read of this disk, not a failure.
         for unknown in ["rctX:nonsense", "x"] {
-            let changes = sim.host.changed_ranges(&disk.path, unknown, DISK_BYTES).await.unwrap();
-            assert!(matches!(changes, Changes::Unknown { reason: FullReason::RctIdLost, .. }), "{changes:?}");
+            let changes = sim
+                .host
+                .changed_ranges(&disk.path, unknown, DISK_BYTES)
+                .await
+                .unwrap();
+            assert!(
+                matches!(
+                    changes,
+                    Changes::Unknown {
+                        reason: FullReason::RctIdLost,
+                        ..
+                    }
+                ),
+                "{changes:?}"
+            );
         }
-        let gone = sim.host.changed_ranges(r"C:\gone.vhdx", rct_id, DISK_BYTES).await.unwrap();
-        assert!(matches!(gone, Changes::Unknown { reason: FullReason::TrackerFailed, .. }), "{gone:?}");
+        let gone = sim
+            .host
+            .changed_ranges(r"C:\gone.vhdx", rct_id, DISK_BYTES)
+            .await
+            .unwrap();
+        assert!(
+            matches!(
+                gone,
+                Changes::Unknown {
+                    reason: FullReason::TrackerFailed,
+                    ..
+                }
+            ),
+            "{gone:?}"
+        );
         // A host that cannot be reached does not.
-        sim.fault(FaultRule::AccessDenied, "GetVirtualDiskChanges").await;
-        let error = sim.host.changed_ranges(&disk.path, rct_id, DISK_BYTES).await.unwrap_err();
+        sim.fault(FaultRule::AccessDenied, "GetVirtualDiskChanges")
+            .await;
+        let error = sim
+            .host
+            .changed_ranges(&disk.path, rct_id, DISK_BYTES)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AccessDenied);
         sim.host.destroy_checkpoint(vm, &taken.id).await.unwrap();
     }
@@ -123,11 +226,21 @@ async fn answers_that_do_not_fit_are_asked_for_in_smaller_windows() {
     let sim = Sim::start(false).await;
     let vm = running_vm(&sim).await;
     let point = back_up(&sim, vm).await;
-    sim.fault(FaultRule::EnvelopeLimit, "GetVirtualDiskChanges").await;
+    sim.fault(FaultRule::EnvelopeLimit, "GetVirtualDiskChanges")
+        .await;
     let taken = sim.host.take_checkpoint(vm, WISH, mark(2)).await.unwrap();
-    let disk = sim.host.frozen_disks(vm, &taken.id).await.unwrap().remove(0);
+    let disk = sim
+        .host
+        .frozen_disks(vm, &taken.id)
+        .await
+        .unwrap()
+        .remove(0);
     let rct_id = point.rct_id(&disk.attachment).unwrap();
-    let changes = sim.host.changed_ranges(&disk.path, rct_id, DISK_BYTES).await.unwrap();
+    let changes = sim
+        .host
+        .changed_ranges(&disk.path, rct_id, DISK_BYTES)
+        .await
+        .unwrap();
     assert!(matches!(changes, Changes::Ranges(_)), "{changes:?}");
 }
 
@@ -138,13 +251,21 @@ async fn a_guest_that_cannot_prepare_gives_a_crash_consistent_checkpoint_that_sa
     sim.fault(FaultRule::AppConsistencyFailed, "").await;
     let taken = sim.host.take_checkpoint(vm, WISH, mark(1)).await.unwrap();
     assert_eq!(taken.consistency, Consistency::Crash);
-    assert!(taken.note.is_some_and(|note| note.contains("CreateSnapshot")));
+    assert!(
+        taken
+            .note
+            .is_some_and(|note| note.contains("CreateSnapshot"))
+    );
     assert_eq!(sim.host.checkpoints(vm).await.unwrap().len(), 1);
     sim.host.destroy_checkpoint(vm, &taken.id).await.unwrap();
     sim.host.wait_merged(vm).await.unwrap();
 
     sim.fault(FaultRule::AppConsistencyFailed, "").await;
-    let error = sim.host.take_checkpoint(vm, ConsistencyWish::RequireApplication, mark(1)).await.unwrap_err();
+    let error = sim
+        .host
+        .take_checkpoint(vm, ConsistencyWish::RequireApplication, mark(1))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
     assert!(sim.host.checkpoints(vm).await.unwrap().is_empty());
 }
@@ -153,9 +274,18 @@ async fn a_guest_that_cannot_prepare_gives_a_crash_consistent_checkpoint_that_sa
 async fn a_vm_that_does_not_run_is_backed_up_as_it_lies() {
     let sim = Sim::start(false).await;
     let vm = sim.add_vm("web", 2, 1).await;
-    let taken = sim.host.take_checkpoint(vm, ConsistencyWish::RequireApplication, mark(1)).await.unwrap();
+    let taken = sim
+        .host
+        .take_checkpoint(vm, ConsistencyWish::RequireApplication, mark(1))
+        .await
+        .unwrap();
     assert_eq!(taken.consistency, Consistency::Offline);
-    let disk = sim.host.frozen_disks(vm, &taken.id).await.unwrap().remove(0);
+    let disk = sim
+        .host
+        .frozen_disks(vm, &taken.id)
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(read(&sim, &disk.path, 0, 4096), pattern(1, 4096));
 }
 
@@ -163,23 +293,38 @@ async fn a_vm_that_does_not_run_is_backed_up_as_it_lies() {
 async fn a_step_whose_answer_was_lost_is_found_to_have_happened() {
     let sim = Sim::start(false).await;
     let vm = running_vm(&sim).await;
-    sim.fault(FaultRule::ConnectionLostAfter, "CreateSnapshot").await;
+    sim.fault(FaultRule::ConnectionLostAfter, "CreateSnapshot")
+        .await;
     let taken = sim.host.take_checkpoint(vm, WISH, mark(1)).await.unwrap();
     assert_eq!(sim.host.checkpoints(vm).await.unwrap().len(), 1);
 
-    sim.fault(FaultRule::ConnectionLostAfter, "ConvertToReferencePoint").await;
-    let point = sim.host.convert_to_reference_point(vm, &taken.id, &[]).await.unwrap();
+    sim.fault(FaultRule::ConnectionLostAfter, "ConvertToReferencePoint")
+        .await;
+    let point = sim
+        .host
+        .convert_to_reference_point(vm, &taken.id, &[])
+        .await
+        .unwrap();
     assert_eq!(points(&sim, vm).await, std::slice::from_ref(&point.id));
     // A second attempt, by an agent that did not see the first one's end, finds the same.
-    let again = sim.host.convert_to_reference_point(vm, &taken.id, &[]).await.unwrap();
+    let again = sim
+        .host
+        .convert_to_reference_point(vm, &taken.id, &[])
+        .await
+        .unwrap();
     assert_eq!(again, point);
 
-    sim.fault(FaultRule::ConnectionLostAfter, "DestroyReferencePoint").await;
-    sim.host.destroy_reference_point(vm, &point.id).await.unwrap();
+    sim.fault(FaultRule::ConnectionLostAfter, "DestroyReferencePoint")
+        .await;
+    sim.host
+        .destroy_reference_point(vm, &point.id)
+        .await
+        .unwrap();
 
     sim.host.wait_merged(vm).await.unwrap();
     let taken = sim.host.take_checkpoint(vm, WISH, mark(2)).await.unwrap();
-    sim.fault(FaultRule::ConnectionLostAfter, "DestroySnapshot").await;
+    sim.fault(FaultRule::ConnectionLostAfter, "DestroySnapshot")
+        .await;
     sim.host.destroy_checkpoint(vm, &taken.id).await.unwrap();
     sim.host.destroy_checkpoint(vm, &taken.id).await.unwrap();
     assert!(sim.host.checkpoints(vm).await.unwrap().is_empty());
@@ -193,16 +338,32 @@ async fn user_checkpoints_stay_and_the_chain_is_read_through() {
     sim.user_checkpoint(vm, "mine").await;
     sim.guest_write(vm, 0, 21 * MIB, 3, MIB).await;
     let taken = sim.host.take_checkpoint(vm, WISH, mark(1)).await.unwrap();
-    let disk = sim.host.frozen_disks(vm, &taken.id).await.unwrap().remove(0);
+    let disk = sim
+        .host
+        .frozen_disks(vm, &taken.id)
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(disk.chain.len(), 2);
-    assert_eq!(read(&sim, &disk.path, 20 * MIB, 1 << 20), pattern(2, 1 << 20));
-    assert_eq!(read(&sim, &disk.path, 21 * MIB, 1 << 20), pattern(3, 1 << 20));
+    assert_eq!(
+        read(&sim, &disk.path, 20 * MIB, 1 << 20),
+        pattern(2, 1 << 20)
+    );
+    assert_eq!(
+        read(&sim, &disk.path, 21 * MIB, 1 << 20),
+        pattern(3, 1 << 20)
+    );
     let marked = sim.host.marked_checkpoints(vm).await.unwrap();
     assert_eq!(marked.len(), 1);
     sim.host.destroy_checkpoint(vm, &taken.id).await.unwrap();
     sim.host.wait_merged(vm).await.unwrap();
     let left = sim.host.checkpoints(vm).await.unwrap();
-    assert_eq!(left.iter().map(|c| (c.name.as_str(), c.kind)).collect::<Vec<_>>(), [("mine", CheckpointKind::User)]);
+    assert_eq!(
+        left.iter()
+            .map(|c| (c.name.as_str(), c.kind))
+            .collect::<Vec<_>>(),
+        [("mine", CheckpointKind::User)]
+    );
 }
 
 #[tokio::test]
