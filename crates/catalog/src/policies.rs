@@ -143,20 +143,17 @@ impl Catalog {
             return Err(CatalogError::not_found("policy", id));
         }
         // A due time further away than the new interval, or none at all, starts anew.
-        let interval = spec.interval_secs.map(stored).transpose()?;
-        sqlx::query(
-            "UPDATE protections SET next_due = CASE
-                WHEN $2 IS NULL THEN NULL
-                WHEN next_due IS NULL OR next_due > $3 THEN $3
-                ELSE next_due END
-             WHERE policy_id = $1",
-        )
-        .bind(id.to_string())
-        .bind(interval)
-        .bind(now.plus_secs(spec.interval_secs.unwrap_or(0)).as_millis())
-        .execute(&mut *tx)
-        .await
-        .map_err(db(action))?;
+        let restart = match spec.interval_secs {
+            Some(secs) => sqlx::query(
+                "UPDATE protections SET next_due = $2
+                 WHERE policy_id = $1 AND (next_due IS NULL OR next_due > $2)",
+            )
+            .bind(id.to_string())
+            .bind(now.plus_secs(secs).as_millis()),
+            None => sqlx::query("UPDATE protections SET next_due = NULL WHERE policy_id = $1")
+                .bind(id.to_string()),
+        };
+        restart.execute(&mut *tx).await.map_err(db(action))?;
         audit::append(
             &mut tx,
             now,

@@ -127,7 +127,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let mut tx = self.write("pause a schedule").await?;
         let done = sqlx::query(
-            "UPDATE protections SET paused = $2, next_due = CASE WHEN next_due IS NULL THEN NULL ELSE $3 END
+            "UPDATE protections SET paused = $2, next_due = CASE WHEN next_due IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END
              WHERE vm_id = $1",
         )
         .bind(vm.to_string())
