@@ -249,3 +249,156 @@ pub(super) fn scsi_controllers(config: &VmConfig) -> usize {
             .saturating_add(1)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use model::Media;
+    use wsman::Value;
+
+    use super::*;
+
+    const VM: &str = "B637F346-6A0E-4DEC-AF52-BD70CB80A21D";
+
+    fn part(class: &str, id: &str, resource_type: u16, subtype: &str) -> Instance {
+        Instance::new(class)
+            .with("InstanceID", format!(r"Microsoft:{VM}\{id}"))
+            .with("ResourceType", resource_type.to_string())
+            .with("ResourceSubType", subtype)
+    }
+
+    /// A path as another property of the same host may write it.
+    fn path(id: &str) -> String {
+        let id = format!(r"microsoft:{VM}\{id}")
+            .to_lowercase()
+            .replace('\\', r"\\");
+        format!(
+            r#"\\hv01\Root\Virtualization\V2:Msvm_ResourceAllocationSettingData.InstanceID="{id}""#
+        )
+    }
+
+    fn drive(slot: u32, subtype: &str) -> Instance {
+        let id = format!(r"C\0\{slot}\D");
+        part(objects::RESOURCE, &id, resource_type::DISK_DRIVE, subtype)
+            .with("Parent", path("C"))
+            .with("AddressOnParent", slot.to_string())
+    }
+
+    fn media(slot: u32, subtype: &str, file: &str) -> Instance {
+        let id = format!(r"C\0\{slot}\L");
+        part(objects::STORAGE, &id, resource_type::MEDIA, subtype)
+            .with("Parent", path(&format!(r"C\0\{slot}\D")))
+            .with("HostResource", Value::texts([file]))
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_named() {
+        let settings = Instance::new(objects::SETTINGS)
+            .with("VirtualSystemIdentifier", VM)
+            .with("VirtualSystemSubType", "Microsoft:Hyper-V:SubType:2");
+        let switch = r#"\\HV01\root\virtualization\v2:Msvm_VirtualEthernetSwitch.CreationClassName="Msvm_VirtualEthernetSwitch",Name="abc-1""#;
+        let nic = |id: &str| {
+            part(objects::NIC, id, resource_type::NIC, objects::SUBTYPE_NIC)
+                .with("Address", "00155D000001")
+        };
+        let connection = |id: &str, state: u16| {
+            part(
+                objects::NIC_CONNECTION,
+                &format!(r"{id}\C"),
+                resource_type::NIC_CONNECTION,
+                objects::SUBTYPE_NIC_CONNECTION,
+            )
+            .with("Parent", path(id))
+            .with("HostResource", Value::texts([switch]))
+            .with("EnabledState", state)
+            .with("LastKnownSwitchName", "gone")
+        };
+        let parts = vec![
+            part(
+                objects::RESOURCE,
+                "C",
+                resource_type::SCSI,
+                objects::SUBTYPE_SCSI,
+            ),
+            media(3, objects::SUBTYPE_ISO, r"C:\setup.iso"),
+            media(0, objects::SUBTYPE_DISK, r"C:\shared.VHDS"),
+            drive(3, objects::SUBTYPE_DVD_DRIVE).with("ResourceType", resource_type::DVD_DRIVE),
+            drive(1, objects::SUBTYPE_PASS_THROUGH).with("HostResource", Value::texts(["disk 7"])),
+            drive(0, objects::SUBTYPE_DISK_DRIVE),
+            drive(2, objects::SUBTYPE_DISK_DRIVE),
+            media(2, objects::SUBTYPE_DISK, r"C:\b.vhdx")
+                .with("PersistentReservationsSupported", "True"),
+            nic("N1"),
+            nic("N2"),
+            nic("N3").with("Address", "000000000000"),
+            connection("N1", 2),
+            connection("N2", 3),
+            part(
+                objects::FIBRE_CHANNEL,
+                "F",
+                resource_type::FIBRE_CHANNEL,
+                "",
+            ),
+            Instance::new(objects::SECURITY).with("TpmEnabled", "true"),
+        ];
+        let known = [SwitchRef {
+            id: "ABC-1".into(),
+            name: "LAN".into(),
+        }];
+        let parts = Components { parts };
+        let read_with = |switches: &[SwitchRef]| read(&settings, &parts, switches).unwrap();
+        let ReadConfig {
+            config,
+            unsupported,
+        } = read_with(&known);
+        let codes: Vec<&str> = unsupported
+            .iter()
+            .map(|found| found.code.as_str())
+            .collect();
+        assert_eq!(
+            codes,
+            [
+                "shared-disk",
+                "pass-through",
+                "shared-disk",
+                "vtpm",
+                "fibre-channel"
+            ]
+        );
+        let media: Vec<&Media> = config.controllers[0]
+            .drives
+            .iter()
+            .map(|drive| &drive.media)
+            .collect();
+        let disk = |path: &str| Media::Disk { path: path.into() };
+        assert_eq!(
+            media,
+            [
+                &disk(r"C:\shared.VHDS"),
+                &Media::PassThrough {
+                    path: "disk 7".into()
+                },
+                &disk(r"C:\b.vhdx"),
+                &Media::Iso {
+                    path: r"C:\setup.iso".into()
+                },
+            ]
+        );
+        let switches = |config: &VmConfig| -> Vec<Option<String>> {
+            config
+                .nics
+                .iter()
+                .map(|nic| nic.switch.as_ref().map(|switch| switch.name.clone()))
+                .collect()
+        };
+        assert_eq!(switches(&config), [Some("LAN".into()), None, None]);
+        // A switch that is gone is called by the name the connection remembers.
+        assert_eq!(
+            switches(&read_with(&[]).config),
+            [Some("gone".into()), None, None]
+        );
+        assert_eq!(
+            (config.nics[0].mac.as_deref(), config.nics[2].mac.as_deref()),
+            (Some("00155D000001"), None)
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! Facts of the host, all VMs, one VM.
 
 use hyperv::{
-    CheckpointKind, CimSession, Credentials, DiskFileKind, DiskFormat, Endpoint, ErrorKind,
+    CheckpointKind, CimSession, Credentials, DiskFileKind, DiskFormat, Endpoint, ErrorKind, Host,
     Readiness, Slot,
 };
 use hyperv_sim::ctl::{FaultRule, PowerAction};
@@ -247,4 +247,33 @@ async fn faults_of_the_account_are_told() {
         .identify()
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn the_log_in_decides() {
+    let sim = Sim::start_with(false, Some(("HV01\\backup", "s3cret: with colon ü"))).await;
+    let with = |user: &str, password: &str| {
+        let credentials = Credentials {
+            user: user.into(),
+            password: password.to_owned().into(),
+        };
+        let endpoint = Endpoint {
+            credentials: Some(credentials),
+            ..Endpoint::new(sim.url())
+        };
+        Host::new(&endpoint).expect("the address is good")
+    };
+    with("HV01\\backup", "s3cret: with colon ü")
+        .facts()
+        .await
+        .unwrap();
+    for host in [
+        sim.host.clone(),
+        with("HV01\\backup", "wrong"),
+        with("nobody", "s3cret: with colon ü"),
+    ] {
+        let error = host.facts().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied);
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
 }

@@ -26,6 +26,11 @@ pub(crate) struct Sim {
 impl Sim {
     /// Makes and starts a host. `nil_arrays` is the form of NULL arrays, which real hosts leave open.
     pub(crate) async fn start(nil_arrays: bool) -> Self {
+        Self::start_with(nil_arrays, None).await
+    }
+
+    /// Makes and starts a host that asks for a log-in.
+    pub(crate) async fn start_with(nil_arrays: bool, account: Option<(&str, &str)>) -> Self {
         let dir = tempfile::tempdir().expect("there is room");
         let options = InitOptions {
             dir: dir.path().to_owned(),
@@ -36,7 +41,10 @@ impl Sim {
         let running = hyperv_sim::start(RunOptions {
             dir: dir.path().to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            credentials: None,
+            credentials: account.map(|(user, password)| hyperv_sim::Credentials {
+                user: user.into(),
+                password: password.into(),
+            }),
             port_file: None,
         });
         let running = running.await.expect("nothing else serves it");

@@ -1,6 +1,6 @@
 //! Sessions: batches, limits, faults, broken connections.
 
-use hyperv::{CimSession, Endpoint, Error, ErrorKind};
+use hyperv::{CimSession, Endpoint, Error, ErrorKind, Host};
 use wsman::{Epr, Fault, Instance, Item, Items, Operation, Properties, Reply, Request, Subcode};
 
 use crate::peer::{Answer, Peer};
@@ -273,4 +273,38 @@ async fn a_host_that_is_down_is_unreachable_and_nothing_has_happened() {
     let error = session.identify().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::Retry);
+}
+
+#[tokio::test]
+async fn an_account_without_rights_and_a_machine_without_hyper_v_are_named_as_such() {
+    // Without Hyper-V rights a host answers with empty results, not with a fault.
+    let peer = Peer::start(|_| {
+        Reply::Enumerate {
+            batch: batch(0..0, None),
+            optimized: true,
+        }
+        .into()
+    })
+    .await;
+    let error = Host::new(&Endpoint::new(peer.url.as_str()))
+        .unwrap()
+        .vms()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AccessDenied);
+    assert!(
+        error.to_string().contains("Hyper-V Administrators"),
+        "{error}"
+    );
+
+    let peer =
+        Peer::start(|_| Fault::new(Subcode::DestinationUnreachable, "no such namespace").into())
+            .await;
+    let error = Host::new(&Endpoint::new(peer.url.as_str()))
+        .unwrap()
+        .vms()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("no Hyper-V host"), "{error}");
 }
