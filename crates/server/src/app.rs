@@ -1,7 +1,7 @@
 //! Everything the handlers and loops of a running server share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use catalog::{Catalog, Job};
 use jobs::Owner;
@@ -40,6 +40,7 @@ pub(crate) struct App {
     /// The server is to stop.
     pub(crate) stop: CancellationToken,
     agent_port: AtomicU16,
+    failure: OnceLock<String>,
 }
 
 impl App {
@@ -62,11 +63,24 @@ impl App {
             server_work: Notify::new(),
             stop: CancellationToken::new(),
             agent_port: AtomicU16::new(0),
+            failure: OnceLock::new(),
         }
     }
 
     pub(crate) fn stopping(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Ends the server because of a failure.
+    pub(crate) fn fail(&self, why: String) {
+        // The first failure is the one to tell.
+        let _first = self.failure.set(why);
+        self.stop.cancel();
+    }
+
+    /// Returns why the server ended by itself.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     pub(crate) fn agent_port(&self) -> u16 {

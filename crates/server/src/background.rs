@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::agent_v1::BackupWork;
 use catalog::{NewPolicy, Protection};
+use model::Timestamp;
 
 use crate::app::Shared;
 use crate::clock;
@@ -14,6 +15,8 @@ use crate::{backup, retention, verify};
 
 /// Ticks between two rounds of the slower chores.
 const SLOW_EVERY: u64 = 30;
+/// Jobs that ended longer ago and made no point that is still there are forgotten.
+const KEEP_JOBS_SECS: u64 = 90 * 86_400;
 /// A commit older than this whose request is still at work is none: it is settled.
 const SETTLE_AFTER_SECS: u64 = 120;
 
@@ -29,6 +32,10 @@ pub(crate) async fn run(app: Shared) {
         }
         if let Err(err) = tick(&app).await {
             tracing::error!("a round of background work failed: {err}");
+            if err.is_fatal() {
+                // Going on could acknowledge what was never written.
+                app.fail(err.to_string());
+            }
         }
         if ticks.is_multiple_of(SLOW_EVERY)
             && let Err(err) = slow_tick(&app).await
@@ -73,12 +80,9 @@ async fn tick(app: &Shared) -> ApiResult<()> {
 
 async fn slow_tick(app: &Shared) -> ApiResult<()> {
     let now = clock::now();
-    let old = model::Timestamp::from_millis(
-        now.as_millis()
-            .saturating_sub(i64::try_from(SETTLE_AFTER_SECS * 1000).unwrap_or(0)),
-    );
-    backup::settle_all(app, old).await?;
+    backup::settle_all(app, before(now, SETTLE_AFTER_SECS)).await?;
     retention::finish_deletions(app).await?;
+    app.catalog.forget_jobs(before(now, KEEP_JOBS_SECS)).await?;
     let open: HashSet<_> = app
         .catalog
         .open_sessions()
@@ -88,6 +92,11 @@ async fn slow_tick(app: &Shared) -> ApiResult<()> {
         .collect();
     app.vault.keep_pins_of(&open);
     Ok(())
+}
+
+fn before(now: Timestamp, secs: u64) -> Timestamp {
+    let millis = i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX);
+    Timestamp::from_millis(now.as_millis().saturating_sub(millis))
 }
 
 /// The name under which this server holds leases.

@@ -180,6 +180,7 @@ async fn serve(
     let (mut people, mut agents) = (tokio::spawn(people), tokio::spawn(agents));
     let early = tokio::select! {
         () = shutdown => None,
+        () = app.stop.cancelled() => None,
         ended = &mut people => Some(ended),
         ended = &mut agents => Some(ended),
     };
@@ -202,7 +203,10 @@ async fn serve(
         .context("serve agents")?;
     chores.await.context("end background work")?;
     own_jobs.await.context("end background work")?;
-    Ok(())
+    match app.failure() {
+        Some(why) => Err(anyhow::anyhow!("the server cannot go on: {why}")),
+        None => Ok(()),
+    }
 }
 
 /// Sets the limits of a port's connections.

@@ -17,6 +17,7 @@ pub(crate) struct ApiError {
     problem: Box<Problem>,
     retry_after_secs: Option<u64>,
     cause: Option<anyhow::Error>,
+    fatal: bool,
 }
 
 impl ApiError {
@@ -26,6 +27,7 @@ impl ApiError {
             problem: Box::new(Problem::new(code, detail)),
             retry_after_secs: None,
             cause: None,
+            fatal: false,
         }
     }
 
@@ -68,6 +70,7 @@ impl ApiError {
             ),
             retry_after_secs: None,
             cause: Some(cause.into()),
+            fatal: false,
         }
     }
 
@@ -89,6 +92,11 @@ impl ApiError {
     pub(crate) fn because(mut self, cause: impl Into<anyhow::Error>) -> Self {
         self.cause = Some(cause.into());
         self
+    }
+
+    /// Says whether the server must end: the database can no longer be trusted until it is opened anew.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.fatal
     }
 
     pub(crate) fn problem(&self) -> &Problem {
@@ -159,8 +167,11 @@ impl From<catalog::CatalogError> for ApiError {
                     .retry_after(60)
                     .because(err)
             }
-            catalog::ErrorKind::Corrupt | catalog::ErrorKind::Fatal | catalog::ErrorKind::Bug => {
-                ApiError::internal(err)
+            catalog::ErrorKind::Corrupt | catalog::ErrorKind::Bug => ApiError::internal(err),
+            catalog::ErrorKind::Fatal => {
+                let mut fatal = ApiError::internal(err);
+                fatal.fatal = true;
+                fatal
             }
         }
     }
