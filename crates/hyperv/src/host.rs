@@ -9,13 +9,16 @@ mod define;
 mod disks;
 mod edit;
 mod facts;
+mod frozen;
 mod import;
 mod inventory;
 mod jobs;
+mod marks;
 mod objects;
 mod power;
 mod reference_points;
 mod slots;
+mod vm;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,15 +31,17 @@ use wsman::{Epr, FaultClass, uri};
 use crate::{CimSession, Endpoint, Error};
 
 pub use changes::Changes;
-pub use checkpoints::{CheckpointFiles, Mark, NotOurs, TakenCheckpoint};
+pub use checkpoints::TakenCheckpoint;
 pub use disks::{DiskFile, DiskFileKind, DiskFormat, VmDisk};
 pub use facts::{HostFacts, Readiness, VolumeFacts};
+pub use frozen::CheckpointFiles;
 pub use import::PlannedVm;
-pub use inventory::{
-    Activity, Checkpoint, CheckpointDisk, CheckpointKind, ConfigFile, Folders, VmFacts, VmSummary,
-};
+pub use marks::{Mark, NotOurs};
 pub use reference_points::{RctId, ReferencePoint};
 pub use slots::{ParseSlotError, Slot};
+pub use vm::{
+    Activity, Checkpoint, CheckpointDisk, CheckpointKind, ConfigFile, Folders, VmFacts, VmSummary,
+};
 
 /// How long things on a host may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,12 @@
 //!
 //! A moment keeps the offset it was written with, for display; moments of different offsets may be the same instant.
 
-use std::time::Duration;
+mod calendar;
+mod duration;
+
+use calendar::{civil_from_days, days_from_civil, days_in_month};
+use duration::fraction_micros;
+pub use duration::{duration_text, parse_duration};
 
 const SECOND: i64 = 1_000_000;
 const DAY_SECS: i64 = 86_400;
@@ -223,84 +228,6 @@ impl Interval {
     }
 }
 
-/// Returns an XML duration for a header, such as `PT60S`.
-#[must_use]
-pub fn duration_text(duration: Duration) -> String {
-    let fraction = match duration.subsec_millis() {
-        0 => String::new(),
-        millis => format!(".{millis:03}"),
-    };
-    format!(
-        "PT{}{}S",
-        duration.as_secs(),
-        fraction.trim_end_matches('0')
-    )
-}
-
-/// Reads an XML duration. Years and months have no fixed length and are refused unless zero.
-pub fn parse_duration(text: &str) -> Result<Duration, ParseTimeError> {
-    let wrong = || ParseTimeError {
-        text: text.chars().take(80).collect(),
-    };
-    duration_micros(text.trim())
-        .map(Duration::from_micros)
-        .ok_or_else(wrong)
-}
-
-fn duration_micros(text: &str) -> Option<u64> {
-    let mut rest = text.strip_prefix('P')?;
-    let (mut total, mut in_time, mut parts) = (0_u64, false, 0);
-    while !rest.is_empty() {
-        if let Some(time) = rest.strip_prefix('T') {
-            if in_time || time.is_empty() {
-                return None;
-            }
-            (in_time, rest) = (true, time);
-            continue;
-        }
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let mut unit = &rest[digits..];
-        let mut micros = 0;
-        if let Some(fraction) = unit.strip_prefix('.') {
-            let end = fraction.find(|c: char| !c.is_ascii_digit())?;
-            micros = fraction_micros(&fraction[..end])?;
-            unit = &fraction[end..];
-            if !unit.starts_with('S') {
-                return None;
-            }
-        }
-        let secs = match (unit.chars().next()?, in_time) {
-            ('Y' | 'M', false) => {
-                if number != 0 {
-                    return None;
-                }
-                0
-            }
-            ('D', false) => 86_400,
-            ('H', true) => 3600,
-            ('M', true) => 60,
-            ('S', true) => 1,
-            _ => return None,
-        };
-        total = total
-            .checked_add(number.checked_mul(secs)?.checked_mul(1_000_000)?)?
-            .checked_add(micros)?;
-        rest = &unit[1..];
-        parts += 1;
-    }
-    (parts > 0).then_some(total)
-}
-
-/// Digits after a decimal point as microseconds; finer ones are cut off.
-fn fraction_micros(digits: &str) -> Option<u64> {
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let six: String = digits.chars().chain("000000".chars()).take(6).collect();
-    six.parse().ok()
-}
-
 fn parse_dmtf(text: &str) -> Option<CimTime> {
     // Fields a host does not know are asterisks; as zero they read as the start of what is known.
     let number = |from: usize, to: usize| -> Option<i64> {
@@ -385,45 +312,11 @@ fn parse_xml_moment(text: &str) -> Option<Moment> {
     Moment::from_fields(fields, offset)
 }
 
-fn days_in_month(year: i64, month: i64) -> i64 {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    match month {
-        2 if leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-// Days since 1970 of a date of the Gregorian calendar, counted in eras of 400 years that begin on the first of March.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::time::Duration;
 
     use super::*;
 

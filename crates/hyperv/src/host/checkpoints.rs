@@ -3,75 +3,21 @@
 //! A checkpoint of ours is named by its [`Mark`]. Nothing here destroys a checkpoint that the caller did not name.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::str::FromStr;
 
-use model::{Consistency, ConsistencyWish, Fence, JobId, PowerState, VmConfig, VmId, host_path};
+use model::{Consistency, ConsistencyWish, PowerState, VmId};
 use tokio::time::Instant;
 use wsman::{Instance, Properties, Value, wql_literal};
 
-use super::disks::VmDisk;
-use super::inventory::{
-    Activity, Checkpoint, CheckpointKind, ConfigFile, activity, checkpoint, not_found, power_state,
-};
+use super::inventory::{activity, checkpoint, not_found, power_state};
+use super::marks::Mark;
 use super::objects::by_instance_id;
 use super::reference_points::{self, ReferencePoint};
+use super::vm::{Activity, Checkpoint, CheckpointKind};
 use super::{Host, objects};
-use crate::files::{FileError, HostFiles};
 use crate::{Error, ErrorKind};
 
-const MARK_PREFIX: &str = "reprise";
 /// SnapshotType of a recovery checkpoint: "vendor specific" in the documentation, used by every backup product.
 const RECOVERY: u16 = 32768;
-
-/// Whose a checkpoint is: the job and the fence of the attempt that made it, as its display name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mark {
-    /// The job.
-    pub job: JobId,
-    /// The attempt.
-    pub fence: Fence,
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{MARK_PREFIX} {} {}", self.job, self.fence)
-    }
-}
-
-/// A display name that is no mark of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the name is no mark of ours")]
-pub struct NotOurs;
-
-impl FromStr for Mark {
-    type Err = NotOurs;
-
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
-        let parse = || {
-            let rest = text.strip_prefix(MARK_PREFIX)?.strip_prefix(' ')?;
-            let (job, fence) = rest.split_once(' ')?;
-            let mark = Mark {
-                job: job.parse().ok()?,
-                fence: Fence(fence.parse().ok()?),
-            };
-            // Only what we would write ourselves is ours.
-            (mark.to_string() == text).then_some(mark)
-        };
-        parse().ok_or(NotOurs)
-    }
-}
-
-impl Checkpoint {
-    /// Returns the mark of a recovery checkpoint of ours.
-    #[must_use]
-    pub fn mark(&self) -> Option<Mark> {
-        self.name
-            .parse()
-            .ok()
-            .filter(|_| self.kind == CheckpointKind::Recovery)
-    }
-}
 
 /// A recovery checkpoint just taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -274,62 +220,6 @@ impl Host {
         })
     }
 
-    /// Returns the frozen disks of a checkpoint with their chains. `attachment` is the one in the VM (as reference points
-    /// name it), not the one in the checkpoint.
-    pub async fn frozen_disks(&self, vm: VmId, checkpoint: &str) -> Result<Vec<VmDisk>, Error> {
-        let (config, _) = self.checkpoint_config(vm, checkpoint).await?;
-        self.disks_of(&config).await
-    }
-
-    /// Returns the configuration of the VM as the checkpoint holds it, attachments named as in the VM, and where its files
-    /// are.
-    pub async fn checkpoint_config(
-        &self,
-        vm: VmId,
-        checkpoint: &str,
-    ) -> Result<(VmConfig, CheckpointFiles), Error> {
-        let settings = self.checkpoint_settings(checkpoint).await?;
-        let (mut config, _) = self.full_config(&settings).await?;
-        let inner = objects::owner_guid(checkpoint)
-            .map(|guid| guid.to_string())
-            .unwrap_or_default();
-        for drive in config
-            .controllers
-            .iter_mut()
-            .flat_map(|controller| &mut controller.drives)
-        {
-            drive.attachment = in_vm(&drive.attachment, &inner, vm);
-        }
-        // The checkpoint is called by our mark; the VM has its own name.
-        self.system(vm)
-            .await?
-            .text("ElementName")
-            .unwrap_or_default()
-            .clone_into(&mut config.name);
-        let root = settings.text("ConfigurationDataRoot").unwrap_or_default();
-        let file = settings.text("ConfigurationFile").unwrap_or_default();
-        Ok((
-            config,
-            CheckpointFiles {
-                root: root.to_owned(),
-                file: file.to_owned(),
-            },
-        ))
-    }
-
-    async fn checkpoint_settings(&self, checkpoint: &str) -> Result<Instance, Error> {
-        match self
-            .session
-            .get(&by_instance_id(objects::SETTINGS, checkpoint))
-            .await
-        {
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NotFound {
-                what: format!("checkpoint {checkpoint}"),
-            }),
-            result => result,
-        }
-    }
-
     /// Turns a recovery checkpoint into a reference point; its disks are merged back in the background.
     ///
     /// `known` are the reference points that existed before the first attempt: if the checkpoint is gone, the one that
@@ -461,45 +351,6 @@ impl Host {
     }
 }
 
-/// Where the configuration files of a checkpoint are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckpointFiles {
-    /// ConfigurationDataRoot.
-    pub root: String,
-    /// ConfigurationFile, relative to it.
-    pub file: String,
-}
-
-impl CheckpointFiles {
-    /// Lists the files: everything beside the configuration file that has its name and another extension.
-    pub fn list(&self, files: &HostFiles) -> Result<Vec<ConfigFile>, FileError> {
-        let file = host_path::join(&self.root, self.file.trim_start_matches('\\'));
-        let folder = host_path::parent(&file).unwrap_or(&self.root);
-        let (stem, _) = host_path::split_extension(host_path::file_name(&file));
-        let mut found: Vec<ConfigFile> = files
-            .list(folder)?
-            .into_iter()
-            .filter(|entry| !entry.folder)
-            .filter_map(|entry| {
-                let (name, extension) = host_path::split_extension(&entry.name);
-                let role = match extension.to_lowercase().as_str() {
-                    ".vmcx" | ".xml" => "config",
-                    ".vmrs" | ".bin" | ".vsv" => "runtime-state",
-                    ".vmgs" => "guest-state",
-                    _ => return None,
-                };
-                let ours = name.to_lowercase() == stem.to_lowercase();
-                ours.then(|| ConfigFile {
-                    path: host_path::join(folder, &entry.name),
-                    role,
-                })
-            })
-            .collect();
-        found.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(found)
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     Application,
@@ -521,17 +372,6 @@ fn only_new(after: &HashSet<String>, before: &HashSet<String>) -> Option<String>
     new.next().is_none().then(|| first.clone())
 }
 
-/// An attachment of a checkpoint, named as in the VM: the checkpoint's GUID stands in place of the VM's.
-fn in_vm(attachment: &str, checkpoint_guid: &str, vm: VmId) -> String {
-    let prefix = format!("Microsoft:{checkpoint_guid}\\");
-    match attachment.get(..prefix.len()) {
-        Some(start) if !checkpoint_guid.is_empty() && start.eq_ignore_ascii_case(&prefix) => {
-            format!("Microsoft:{vm}\\{}", &attachment[prefix.len()..])
-        }
-        _ => attachment.to_owned(),
-    }
-}
-
 fn doing(activity: Activity) -> String {
     match activity {
         Activity::CreatingCheckpoint => "getting a checkpoint".into(),
@@ -542,55 +382,5 @@ fn doing(activity: Activity) -> String {
         Activity::Exporting => "being exported".into(),
         Activity::Migrating => "being migrated".into(),
         Activity::Other(status) => format!("busy (operational status {status})"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_own_marks_are_ours() {
-        let mark = Mark {
-            job: JobId::random(),
-            fence: Fence(7),
-        };
-        assert_eq!(mark.to_string().parse(), Ok(mark));
-        for other in [
-            "",
-            "reprise",
-            "Other product's backup",
-            &format!("{mark} "),
-            &mark.to_string().to_uppercase(),
-        ] {
-            assert_eq!(other.parse::<Mark>(), Err(NotOurs), "{other}");
-        }
-        let named = |kind, name: &str| Checkpoint {
-            id: "Microsoft:X".into(),
-            name: name.into(),
-            kind,
-            parent: None,
-            created: None,
-            current: false,
-            disks: Vec::new(),
-        };
-        assert_eq!(
-            named(CheckpointKind::Recovery, &mark.to_string()).mark(),
-            Some(mark)
-        );
-        // A person may call a checkpoint anything; only recovery checkpoints are made by programs.
-        assert_eq!(named(CheckpointKind::User, &mark.to_string()).mark(), None);
-    }
-
-    #[test]
-    fn attachments_are_named_as_in_the_vm() {
-        let vm: VmId = "B637F346-6A0E-4DEC-AF52-BD70CB80A21D".parse().unwrap();
-        let inner = "11111111-6A0E-4DEC-AF52-BD70CB80A21D";
-        let attachment = r"Microsoft:11111111-6a0e-4dec-af52-bd70cb80a21d\8\0\0\L";
-        assert_eq!(
-            in_vm(attachment, inner, vm),
-            r"Microsoft:B637F346-6A0E-4DEC-AF52-BD70CB80A21D\8\0\0\L"
-        );
-        assert_eq!(in_vm("other", inner, vm), "other");
     }
 }

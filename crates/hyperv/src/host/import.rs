@@ -8,8 +8,9 @@ use wsman::{Instance, Properties, Value, wql_literal};
 
 use super::components::{disk_path, media_path};
 use super::edit::{change_of, with_mac};
-use super::inventory::{CheckpointKind, Folders, checkpoint_kind, not_found};
+use super::inventory::{checkpoint_kind, not_found};
 use super::objects::by_instance_id;
+use super::vm::{CheckpointKind, Folders};
 use super::{Host, Slot, config, objects};
 use crate::{Error, ErrorKind};
 

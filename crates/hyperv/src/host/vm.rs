@@ -1,0 +1,130 @@
+//! What is known of a VM: the words of the inventory.
+
+use model::{PowerState, Timestamp, Unsupported, VmConfig};
+
+use super::disks::VmDisk;
+use super::reference_points::ReferencePoint;
+
+/// What the host is doing with a VM at the moment (second value of OperationalStatus).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activity {
+    /// 32768
+    CreatingCheckpoint,
+    /// 32769
+    ApplyingCheckpoint,
+    /// 32770
+    DeletingCheckpoint,
+    /// 32771
+    WaitingToStart,
+    /// 32772
+    MergingDisks,
+    /// 32773
+    Exporting,
+    /// 32774
+    Migrating,
+    /// Another value.
+    Other(u32),
+}
+
+/// A VM, as the inventory of all shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmSummary {
+    /// Its configuration; boot entries are only in [`VmFacts`].
+    pub config: VmConfig,
+    /// What it does.
+    pub power: PowerState,
+    /// What the host is doing with it.
+    pub activity: Option<Activity>,
+    /// Milliseconds since it was started.
+    pub uptime_ms: Option<u64>,
+    /// When its configuration last changed: equal means that nothing need be read again.
+    pub changed: Option<Timestamp>,
+    /// How many checkpoints users have made.
+    pub checkpoints: usize,
+    /// What of it cannot be kept.
+    pub unsupported: Vec<Unsupported>,
+}
+
+/// What a checkpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CheckpointKind {
+    /// A user's.
+    User,
+    /// Made for a backup, ours or another product's.
+    Recovery,
+    /// Of a replica.
+    Replica,
+    /// Of a planned VM.
+    Planned,
+    /// Its files are missing.
+    Missing,
+    /// Anything else.
+    Other,
+}
+
+/// A disk a checkpoint holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointDisk {
+    /// InstanceID of the attachment, with the checkpoint's GUID inside.
+    pub attachment: String,
+    /// The file.
+    pub path: String,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// InstanceID.
+    pub id: String,
+    /// Display name.
+    pub name: String,
+    /// What it is for.
+    pub kind: CheckpointKind,
+    /// InstanceID of its parent.
+    pub parent: Option<String>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Whether the VM now runs on top of it.
+    pub current: bool,
+    /// Its disks; only filled for one VM.
+    pub disks: Vec<CheckpointDisk>,
+}
+
+/// Folders of a VM's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Folders {
+    /// ConfigurationDataRoot.
+    pub config: String,
+    /// SnapshotDataRoot.
+    pub checkpoints: String,
+    /// SuspendDataRoot.
+    pub saved_state: String,
+    /// SwapFileDataRoot.
+    pub swap: String,
+}
+
+/// A configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Path on the host.
+    pub path: String,
+    /// `config`, `runtime-state` or `guest-state`.
+    pub role: &'static str,
+}
+
+/// A VM, whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmFacts {
+    /// What the inventory shows, with boot entries.
+    pub summary: VmSummary,
+    /// Folders.
+    pub folders: Folders,
+    /// Every checkpoint, parents before children where the host's order allows.
+    pub checkpoints: Vec<Checkpoint>,
+    /// InstanceID of the checkpoint last applied: another one than before means that RCT ids are void.
+    pub last_applied: Option<String>,
+    /// Reference points.
+    pub reference_points: Vec<ReferencePoint>,
+    /// Disks with their chains.
+    pub disks: Vec<VmDisk>,
+}
