@@ -83,10 +83,9 @@ pub(super) fn is_xml_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
-/// Makes an element name of any text: what a name cannot hold becomes `_`.
+/// Makes an element name of any text: what the ASCII names of CIM classes and properties do not hold becomes `_`.
 pub(crate) fn name(text: &str) -> Cow<'_, str> {
-    let start =
-        |c: char| c.is_ascii_alphabetic() || c == '_' || (c.is_alphabetic() && c as u32 > 0xBF);
+    let start = |c: char| c.is_ascii_alphabetic() || c == '_';
     let part = |c: char| start(c) || c.is_ascii_digit() || c == '-' || c == '.';
     let good = text.chars().next().is_some_and(start) && text.chars().all(part);
     if good {
