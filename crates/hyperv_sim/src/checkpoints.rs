@@ -4,12 +4,10 @@
 //! in [`Vm::chain`] for the files checkpoints made; what is no longer referred to is left to `merge`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::sync::Arc;
 
 use uuid::Uuid;
-use vhdx::{FileInfo, Params, ParentLink};
 
+use crate::children::{children_of, discard, make_child};
 use crate::cim::Value;
 use crate::clock::{dmtf, now};
 use crate::config_files;
@@ -19,7 +17,7 @@ use crate::disks::{Hold, VmDisks, base_of, open_link, parse_path};
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::rct::{self, Tracker};
-use crate::state::{Checkpoint, CheckpointKind, Power, RctMark, ReferencePoint, Vm, guid};
+use crate::state::{Checkpoint, CheckpointKind, Power, RctMark, Vm, guid};
 use crate::volume;
 use crate::winpath::{WinPath, same_path};
 
@@ -100,22 +98,6 @@ pub(crate) fn reattach(engine: &Engine, disks: &mut VmDisks, vm_id: Uuid) -> Res
     })
 }
 
-/// Names the child each disk gets: `<disk>_<GUID>.avhdx` beside the file it freezes.
-fn children_of(vm: &Vm, slots: &[DiskSlot], id: Uuid) -> Result<Vec<WinPath>, Failure> {
-    slots
-        .iter()
-        .map(|slot| {
-            let leaf = parse_path(&slot.path)?;
-            let base = base_of(vm, &leaf)?;
-            let name = base.file_name();
-            let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-            leaf.parent()
-                .join(&format!("{stem}_{}.avhdx", guid(id)))
-                .map_err(|err| Failure::invalid(err.to_string()))
-        })
-        .collect()
-}
-
 /// Makes the children, and ends the trackers' epochs for a backup.
 fn freeze(
     engine: &Engine,
@@ -145,59 +127,6 @@ fn freeze(
         rct::seal(&local, base_info.data_write_guid).map_err(io)?;
     }
     Ok(marks)
-}
-
-/// Makes an empty child of a file nobody writes to; returns what the parent says about itself.
-pub(crate) fn make_child(
-    engine: &Engine,
-    parent: &WinPath,
-    child: &WinPath,
-) -> Result<FileInfo, Failure> {
-    let info = open_link(engine, parent, Hold::Shared)?.info;
-    let params = Params::child_of(&info, link_to(engine, parent, child, &info));
-    let local = engine.local(child);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&local);
-    let file = Arc::new(file.map_err(|err| Failure::io(format!("create '{child}'"), &err))?);
-    vhdx::create_differencing(file, &params).map_err(|err| Failure::vhdx(child, &err))?;
-    Ok(info)
-}
-
-/// Returns how a child names its parent.
-pub(crate) fn link_to(
-    engine: &Engine,
-    parent: &WinPath,
-    child: &WinPath,
-    parent_info: &FileInfo,
-) -> ParentLink {
-    let volume = engine.read(|state| {
-        state
-            .host
-            .volumes
-            .iter()
-            .find(|volume| volume.letter == parent.letter())
-            .map(|volume| volume.id)
-    });
-    let relative =
-        (parent.parent() == child.parent()).then(|| format!(r".\{}", parent.file_name()));
-    ParentLink {
-        data_write_guid: parent_info.data_write_guid,
-        relative_path: relative,
-        volume_path: volume.map(|id| format!(r"\\?\Volume{{{id}}}\{}", parent.below_root())),
-        absolute_path: Some(parent.to_string()),
-    }
-}
-
-fn discard(engine: &Engine, path: &WinPath) {
-    if let Err(err) = std::fs::remove_file(engine.local(path))
-        && err.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!("failed to remove '{path}': {err}");
-    }
 }
 
 fn point_disk_at(definition: &mut Definition, attachment: &str, path: &str) {
@@ -233,6 +162,7 @@ fn add_checkpoint(
     );
     vm.checkpoints.push(Checkpoint {
         id: wish.id,
+        imported_as: None,
         kind: wish.kind,
         parent,
         created,
@@ -350,7 +280,7 @@ pub(crate) fn apply(
             }
             definition
                 .vssd
-                .set("Parent", parent_path(engine, checkpoint_id));
+                .set("Parent", parent_of(&engine.name(), checkpoint_id));
             vm.definition = definition;
             vm.current = Some(checkpoint_id);
             vm.last_applied = Some(checkpoint_id);
@@ -360,20 +290,12 @@ pub(crate) fn apply(
     })
 }
 
-fn parent_path(engine: &Engine, checkpoint: Uuid) -> String {
-    path_text(
-        &engine.name(),
-        "Msvm_VirtualSystemSettingData",
-        &format!("Microsoft:{}", guid(checkpoint)),
-    )
-}
-
 /// Removes checkpoints: their settings at once, their files by merging. Those already gone do not matter.
 pub(crate) fn destroy(engine: &Engine, vm_id: Uuid, ids: &[Uuid]) -> Result<(), Failure> {
     destroy_and(engine, vm_id, ids, |_| {})
 }
 
-fn destroy_and(
+pub(crate) fn destroy_and(
     engine: &Engine,
     vm_id: Uuid,
     ids: &[Uuid],
@@ -384,7 +306,8 @@ fn destroy_and(
         let leftover: Vec<WinPath> = vm
             .checkpoints
             .iter()
-            .filter(|checkpoint| ids.contains(&checkpoint.id))
+            // A planned VM has written no files: those its settings name are another's.
+            .filter(|checkpoint| !vm.planned && ids.contains(&checkpoint.id))
             .filter_map(|checkpoint| config_files::path_of(&checkpoint.definition).ok())
             .flat_map(|path| {
                 let state = path.to_string().replace(".vmcx", ".vmrs");
@@ -465,91 +388,4 @@ pub(crate) fn subtree(vm: &Vm, root: Uuid) -> Vec<Uuid> {
         at += 1;
     }
     ids
-}
-
-/// Turns a backup checkpoint into a reference point.
-pub(crate) fn convert(
-    engine: &Engine,
-    vm_id: Uuid,
-    checkpoint_id: Uuid,
-    made: Uuid,
-) -> Result<(), Failure> {
-    let vm = engine.need_vm(vm_id)?;
-    if vm.reference_points.iter().any(|point| point.id == made) {
-        return Ok(());
-    }
-    let checkpoint = vm
-        .checkpoint(checkpoint_id)
-        .ok_or_else(|| Failure::invalid("the checkpoint is gone"))?;
-    let active = vm.definition.disk_slots();
-    let point = ReferencePoint {
-        id: made,
-        created: now(),
-        application: checkpoint.application,
-        disks: checkpoint
-            .definition
-            .under(vm_id)
-            .disk_slots()
-            .into_iter()
-            .filter(|slot| active.iter().any(|disk| disk.attachment == slot.attachment))
-            .filter_map(|slot| {
-                let mark = checkpoint.marks.get(&slot.attachment)?;
-                Some((slot.attachment, rct::id_text(mark)))
-            })
-            .collect(),
-    };
-    destroy_and(engine, vm_id, &[checkpoint_id], |vm| {
-        vm.reference_points.push(point);
-    })
-}
-
-/// Removes a reference point, and the part of the change logs that only it needed.
-pub(crate) fn destroy_reference_point(
-    engine: &Engine,
-    vm_id: Uuid,
-    id: Uuid,
-) -> Result<(), Failure> {
-    engine.with_disks(vm_id, |open| {
-        engine.update_vm(vm_id, |vm| {
-            vm.reference_points.retain(|point| point.id != id);
-            Ok(())
-        })?;
-        let vm = engine.need_vm(vm_id)?;
-        open.detach_all(engine);
-        let forgotten = vm
-            .definition
-            .disk_slots()
-            .iter()
-            .try_for_each(|slot| forget(engine, &vm, slot));
-        reattach(engine, open, vm_id)?;
-        forgotten
-    })
-}
-
-fn forget(engine: &Engine, vm: &Vm, slot: &DiskSlot) -> Result<(), Failure> {
-    let leaf = parse_path(&slot.path)?;
-    let base = base_of(vm, &leaf)?;
-    let link = open_link(engine, &base, Hold::None)?;
-    let local = engine.local(&base);
-    let io = |err: std::io::Error| Failure::io(format!("shorten the change log of '{base}'"), &err);
-    let kept = vm
-        .reference_points
-        .iter()
-        .flat_map(|point| &point.disks)
-        .filter(|(disk, _)| *disk == slot.attachment);
-    let marks = vm
-        .checkpoints
-        .iter()
-        .filter_map(|checkpoint| checkpoint.marks.get(&slot.attachment));
-    let oldest = kept
-        .filter_map(|(_, id)| rct::epoch_of(id))
-        .chain(marks.map(|mark| mark.epoch))
-        .min();
-    if let Ok(log) =
-        rct::Log::load(&local, link.info.disk_id, link.info.data_write_guid).map_err(io)?
-    {
-        let oldest = oldest.unwrap_or(log.epoch());
-        log.forget_before(oldest).map_err(io)?;
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@
 //! Not here: command lines, TLS, the driver's view of a host.
 
 mod checkpoints;
+mod children;
 mod cim;
 mod clock;
 mod config_files;
@@ -25,6 +26,7 @@ mod objects;
 mod pattern;
 mod platform;
 mod rct;
+mod reference_points;
 mod resources;
 mod server;
 mod state;

@@ -12,7 +12,8 @@ use std::time::Duration;
 use uuid::Uuid;
 use vhdx::{Durability, MergedIdentity};
 
-use crate::checkpoints::{link_to, reattach};
+use crate::checkpoints::reattach;
+use crate::children::link_to;
 use crate::ctl::FaultRule;
 use crate::disks::{Hold, base_of, open_file, open_link, parse_path, seal_base};
 use crate::engine::Engine;
@@ -285,6 +286,7 @@ mod tests {
             let id = Uuid::new_v4();
             vm.checkpoints.push(Checkpoint {
                 id,
+                imported_as: None,
                 kind: CheckpointKind::User,
                 parent: None,
                 created: now(),

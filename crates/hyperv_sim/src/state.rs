@@ -85,8 +85,8 @@ pub(crate) enum RecoveryImportId {
 impl Default for Knobs {
     fn default() -> Self {
         Self {
-            job_millis: 200,
-            merge_millis: 700,
+            job_millis: 120,
+            merge_millis: 600,
             partial_changes: 0,
             coarse_bytes: 512,
             nil_arrays: false,
@@ -163,6 +163,8 @@ pub(crate) struct Vm {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) id: Uuid,
+    /// The id in the configuration file it was imported from; a copy's checkpoints have others.
+    pub(crate) imported_as: Option<Uuid>,
     pub(crate) kind: CheckpointKind,
     pub(crate) parent: Option<Uuid>,
     pub(crate) created: Timestamp,

@@ -1,30 +1,23 @@
 //! Control commands, carried out on an open host.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::add::add_vm;
+use super::show::{checkpoint_info, vm_info};
 use super::{
-    BytesInfo, CheckpointInfo, Command, CtlError, CtlErrorKind, DiskAdd, DiskInfo, FaultsInfo,
-    PathInfo, PowerAction, Reply, VmAdd, VmInfo, VolumeInfo,
+    BytesInfo, Command, CtlError, CtlErrorKind, FaultsInfo, PathInfo, PowerAction, Reply, VmInfo,
+    VolumeInfo,
 };
-use crate::cim::{Bag, Value};
-use crate::clock::now;
-use crate::definition::{Definition, kind, path_text, resource, subtype};
-use crate::disks::{Hold, open_chain, parse_path};
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::guest;
 use crate::merge;
-use crate::methods::{CheckpointOperation, Operation, check_disks, new_definition};
-use crate::objects;
-use crate::platform;
-use crate::resources;
-use crate::state::{CheckpointKind, Knobs, Power, Switch, Vm, Volume, guid};
+use crate::methods::{CheckpointOperation, Operation};
+use crate::state::{Knobs, Power, Vm, Volume, guid};
 use crate::volume;
 use crate::winpath::WinPath;
 
@@ -38,7 +31,10 @@ pub(crate) fn execute(
     data: &mut dyn Write,
 ) -> Result<Reply, CtlError> {
     match command {
-        Command::VmAdd(add) => add_vm(engine, add).map(Reply::Vm),
+        Command::VmAdd(add) => {
+            let id = add_vm(engine, add)?;
+            Ok(Reply::Vm(vm_info(engine, &find(engine, &guid(id))?)))
+        }
         Command::VmList => {
             let vms = engine.read(|state| state.vms.values().cloned().collect::<Vec<_>>());
             let mut vms: Vec<VmInfo> = vms
@@ -204,11 +200,11 @@ fn not_found(message: String) -> CtlError {
     CtlError::new(CtlErrorKind::NotFound, message)
 }
 
-fn conflict(message: String) -> CtlError {
+pub(super) fn conflict(message: String) -> CtlError {
     CtlError::new(CtlErrorKind::Conflict, message)
 }
 
-fn failed(failure: Failure) -> CtlError {
+pub(super) fn failed(failure: Failure) -> CtlError {
     let kind = match failure.code {
         code::INVALID_PARAMETER => CtlErrorKind::Usage,
         code::INVALID_STATE | code::IN_USE => CtlErrorKind::Conflict,
@@ -345,100 +341,6 @@ fn create_checkpoint(
     )))
 }
 
-fn checkpoint_info(vm: &Vm, id: Uuid) -> CheckpointInfo {
-    let checkpoint = vm.checkpoint(id);
-    CheckpointInfo {
-        id: format!("Microsoft:{}", guid(id)),
-        name: checkpoint
-            .map(|c| c.definition.vssd.text("ElementName").to_owned())
-            .unwrap_or_default(),
-        kind: match checkpoint.map(|c| c.kind) {
-            Some(CheckpointKind::Recovery) => "recovery",
-            Some(CheckpointKind::Missing) => "missing",
-            Some(CheckpointKind::User) | None => "user",
-        }
-        .to_owned(),
-        parent: checkpoint
-            .and_then(|c| c.parent)
-            .map(|parent| format!("Microsoft:{}", guid(parent))),
-        created: checkpoint
-            .map(|c| c.created.to_string())
-            .unwrap_or_default(),
-        current: vm.current == Some(id),
-    }
-}
-
-fn vm_info(engine: &Engine, vm: &Vm) -> VmInfo {
-    let definition = &vm.definition;
-    let busy = objects::operational_status(engine, vm)
-        .into_iter()
-        .skip(1)
-        .map(|status| {
-            match status {
-                32768 => "creating-checkpoint",
-                32769 => "applying-checkpoint",
-                32770 => "deleting-checkpoint",
-                32772 => "merging",
-                32773 => "exporting",
-                _ => "busy",
-            }
-            .to_owned()
-        });
-    let disks = definition.disk_slots().into_iter().map(|slot| {
-        let chain = parse_path(&slot.path)
-            .and_then(|leaf| open_chain(engine, &leaf, Hold::None))
-            .unwrap_or_default();
-        DiskInfo {
-            parents: chain
-                .iter()
-                .skip(1)
-                .map(|link| link.path.to_string())
-                .collect(),
-            size_bytes: chain.first().map_or(0, |link| link.info.size),
-            disk_id: chain
-                .first()
-                .map(|link| link.info.disk_id.to_string())
-                .unwrap_or_default(),
-            path: slot.path,
-            slot: slot.slot,
-        }
-    });
-    let nics = definition.of_kind(kind::NIC).map(|nic| {
-        let connection = definition.of_kind(kind::CONNECTION).find(|connection| {
-            definition
-                .parent_of(connection)
-                .is_some_and(|parent| parent.instance_id() == nic.instance_id())
-        });
-        let switch =
-            connection.and_then(|bag| bag.first("HostResource").parse::<wsman::ObjectPath>().ok());
-        let id = switch.and_then(|path| path.get("Name").and_then(|id| Uuid::try_parse(id).ok()));
-        engine.read(|state| {
-            let switch = state
-                .host
-                .switches
-                .iter()
-                .find(|switch| Some(switch.id) == id);
-            switch.map(|switch| switch.name.clone()).unwrap_or_default()
-        })
-    });
-    VmInfo {
-        id: guid(vm.id),
-        name: vm.name().to_owned(),
-        state: vm.power.name().to_owned(),
-        generation: definition.generation(),
-        version: definition.vssd.text("Version").to_owned(),
-        busy: busy.collect(),
-        disks: disks.collect(),
-        nics: nics.collect(),
-        checkpoints: vm.checkpoints.len(),
-        reference_points: vm
-            .reference_points
-            .iter()
-            .map(|point| crate::methods::reference_point_id(point.id))
-            .collect(),
-    }
-}
-
 fn set_volume(engine: &Engine, letter: &str, capacity_bytes: u64) -> Result<Reply, CtlError> {
     let letter = letter.trim_end_matches([':', '\\']);
     let mut chars = letter.chars();
@@ -515,224 +417,4 @@ fn set_knob(knobs: &Knobs, key: &str, text: &str) -> Result<Knobs, Failure> {
         text.into()
     };
     serde_json::from_value(all).map_err(|err| wrong(format!("{key}: {err}")))
-}
-
-fn add_vm(engine: &Arc<Engine>, add: &VmAdd) -> Result<VmInfo, CtlError> {
-    let usage = |message: String| CtlError::new(CtlErrorKind::Usage, message);
-    if !(1..=2).contains(&add.generation) {
-        return Err(usage(format!("there is no generation {}", add.generation)));
-    }
-    if add.name.is_empty() {
-        return Err(usage("a virtual machine needs a name".to_owned()));
-    }
-    let numbers = |version: &str| version.split('.').all(|part| part.parse::<u32>().is_ok());
-    if let Some(version) = add.version.as_deref().filter(|version| !numbers(version)) {
-        return Err(usage(format!(
-            "{version:?} is no configuration version; write one such as 10.0"
-        )));
-    }
-    let id = Uuid::new_v4();
-    let server = engine.name();
-    let mut definition = new_definition(
-        engine,
-        id,
-        &add.name,
-        add.generation,
-        add.version.as_deref(),
-    );
-    let mut copied = Vec::new();
-    let built = build(engine, &mut definition, add, &server, &mut copied);
-    let result = built.and_then(|()| {
-        definition.settle_boot_order(&server);
-        check_disks(engine, id, &definition).map_err(failed)?;
-        engine
-            .insert_vm(Vm::new(id, definition, now()))
-            .map_err(failed)
-    });
-    if let Err(err) = result {
-        for path in copied {
-            let _ = std::fs::remove_file(engine.local(&path));
-        }
-        return Err(err);
-    }
-    Ok(vm_info(engine, &find(engine, &guid(id))?))
-}
-
-fn build(
-    engine: &Engine,
-    definition: &mut Definition,
-    add: &VmAdd,
-    server: &str,
-    copied: &mut Vec<WinPath>,
-) -> Result<(), CtlError> {
-    for (at, disk) in add.disks.iter().enumerate() {
-        let path = copy_disk(engine, disk)?;
-        copied.push(path.clone());
-        // A first generation VM boots from IDE; everything else hangs on SCSI.
-        let ide = add.generation == 1 && at == 0;
-        let wanted = if ide {
-            kind::IDE_CONTROLLER
-        } else {
-            kind::SCSI_CONTROLLER
-        };
-        let there = definition.of_kind(wanted).next().cloned();
-        let controller = match there {
-            Some(controller) => controller,
-            None => {
-                let device = guid(Uuid::new_v4());
-                let controller = resource(
-                    "Msvm_ResourceAllocationSettingData",
-                    kind::SCSI_CONTROLLER,
-                    subtype::SCSI_CONTROLLER,
-                )
-                .with(
-                    "InstanceID",
-                    format!(r"Microsoft:{}\{device}\0", definition.owner()),
-                )
-                .with("ElementName", "SCSI Controller");
-                definition.resources.push(controller.clone());
-                controller
-            }
-        };
-        let drive = put(definition, server, kind::DISK_DRIVE, &controller, None)?;
-        put(
-            definition,
-            server,
-            kind::STORAGE,
-            &drive,
-            Some(path.to_string()),
-        )?;
-    }
-    for name in &add.nics {
-        let switch = switch(engine, name)?;
-        let wish = crate::cim::Embedded {
-            class: crate::cim::v2("Msvm_SyntheticEthernetPortSettingData"),
-            given: [("ResourceType".to_owned(), Value::Unsigned(kind::NIC))].into(),
-        };
-        let nic = resources::prepare(definition, server, &wish, false).map_err(failed)?;
-        definition.resources.push(nic.clone());
-        let path = wsman::ObjectPath::new("Msvm_VirtualEthernetSwitch")
-            .with("CreationClassName", "Msvm_VirtualEthernetSwitch")
-            .with("Name", guid(switch.id))
-            .on(server, crate::cim::V2);
-        put(
-            definition,
-            server,
-            kind::CONNECTION,
-            &nic,
-            Some(path.to_string()),
-        )?;
-    }
-    Ok(())
-}
-
-fn put(
-    definition: &mut Definition,
-    server: &str,
-    resource_type: u64,
-    parent: &Bag,
-    host_resource: Option<String>,
-) -> Result<Bag, CtlError> {
-    let parent = path_text(server, &parent.class, parent.instance_id());
-    let mut wish = crate::cim::Embedded {
-        class: crate::cim::v2("Msvm_ResourceAllocationSettingData"),
-        given: [
-            ("ResourceType".to_owned(), Value::Unsigned(resource_type)),
-            ("Parent".to_owned(), parent.into()),
-        ]
-        .into(),
-    };
-    if let Some(path) = host_resource {
-        wish.given
-            .insert("HostResource".to_owned(), Value::texts([path]));
-    }
-    let bag = resources::prepare(definition, server, &wish, false).map_err(failed)?;
-    definition.resources.push(bag.clone());
-    Ok(bag)
-}
-
-fn switch(engine: &Engine, name: &str) -> Result<Switch, CtlError> {
-    engine
-        .update_host(|host| {
-            if let Some(switch) = host.switches.iter().find(|switch| switch.name == name) {
-                return Ok(switch.clone());
-            }
-            let switch = Switch {
-                id: Uuid::new_v4(),
-                name: name.to_owned(),
-            };
-            host.switches.push(switch.clone());
-            Ok(switch)
-        })
-        .map_err(failed)
-}
-
-/// Copies a local VHDX file onto a volume.
-fn copy_disk(engine: &Engine, disk: &DiskAdd) -> Result<WinPath, CtlError> {
-    let path = WinPath::parse(&disk.path)
-        .map_err(|err| CtlError::new(CtlErrorKind::Usage, err.to_string()))?;
-    let shown = disk.file.display();
-    let source = File::open(&disk.file).map_err(|err| {
-        let kind = if err.kind() == std::io::ErrorKind::NotFound {
-            CtlErrorKind::NotFound
-        } else {
-            CtlErrorKind::Failed
-        };
-        CtlError::new(kind, format!("failed to open {shown}: {err}"))
-    })?;
-    let io = |err: std::io::Error| {
-        CtlError::new(
-            CtlErrorKind::Failed,
-            format!("failed to copy {shown}: {err}"),
-        )
-    };
-    let info = vhdx::inspect(source.try_clone().map_err(io)?).map_err(|err| {
-        CtlError::new(
-            CtlErrorKind::Usage,
-            format!("{shown} is no VHDX file this host can use ({err}); make one with `reprise vhdx convert`"),
-        )
-    })?;
-    if info.parent.is_some() {
-        return Err(CtlError::new(
-            CtlErrorKind::Usage,
-            format!(
-                "{shown} is a differencing disk; merge it with its parent first (`reprise vhdx convert`)"
-            ),
-        ));
-    }
-    let local = engine.local(&path);
-    if local.exists() {
-        return Err(conflict(format!("'{path}' exists already")));
-    }
-    let needed = platform::allocated_bytes(&source.metadata().map_err(io)?);
-    volume::need_room(engine, path.letter(), needed, "vm-add").map_err(failed)?;
-    if let Some(folder) = local.parent() {
-        std::fs::create_dir_all(folder).map_err(io)?;
-    }
-    copy_sparse(source, &local).map_err(io)?;
-    Ok(path)
-}
-
-/// Copies a file without filling its holes.
-fn copy_sparse(mut source: File, target: &Path) -> std::io::Result<()> {
-    const PIECE: usize = 64 * 1024;
-    let mut temporary = target.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut out = File::create(&temporary)?;
-    let mut buffer = vec![0; PIECE];
-    let length = source.metadata()?.len();
-    let mut left = length;
-    while left > 0 {
-        let piece = &mut buffer[..usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
-        source.read_exact(piece)?;
-        if piece.iter().all(|byte| *byte == 0) {
-            out.seek(SeekFrom::Current(i64::try_from(piece.len()).unwrap_or(0)))?;
-        } else {
-            out.write_all(piece)?;
-        }
-        left -= u64::try_from(piece.len()).unwrap_or(left);
-    }
-    out.set_len(length)?;
-    drop(out);
-    std::fs::rename(temporary, target)
 }

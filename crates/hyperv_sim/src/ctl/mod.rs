@@ -3,10 +3,12 @@
 //! A command goes to the running host over its loopback control port, or, where none runs, is carried out on the
 //! directory itself by the same code, under the directory's lock.
 
+mod add;
 mod client;
 mod command;
 mod execute;
 mod reply;
+mod show;
 
 pub(crate) use client::ControlFile;
 pub use client::ctl;

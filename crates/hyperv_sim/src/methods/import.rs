@@ -1,135 +1,22 @@
-//! Definitions out of a host and into one: export, import as a planned VM, realise.
+//! Definitions into a host: configuration files become a planned VM.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wsman::{ObjectPath, Value as WireValue};
+use wsman::Value as WireValue;
 
 use super::answers::{settings_path, system_path};
-use super::snapshot::need_peace;
-use super::system::check_disks;
 use super::{Answer, Call, Operation};
 use crate::checkpoints::describe;
 use crate::clock::now;
 use crate::config_files::{self, CheckpointPart, ConfigFile};
 use crate::definition::{Definition, kind};
-use crate::disks::{Hold, open_chain, parse_path};
+use crate::disks::parse_path;
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::state::{Checkpoint, CheckpointKind, Vm, guid};
-use crate::winpath::{WinPath, same_path};
-
-/// CopySnapshotConfiguration.
-mod copy {
-    pub(super) const ALL: u64 = 0;
-    pub(super) const NONE: u64 = 1;
-    pub(super) const ONE: u64 = 2;
-}
-
-pub(crate) fn export_call(call: &Call<'_>) -> Result<Answer, Failure> {
-    let vm = call.system("ComputerSystem")?;
-    let folder = parse_path(call.need_text("ExportDirectory")?)?;
-    let settings = call.embedded("ExportSettingData")?;
-    let flag = |name: &str| {
-        settings
-            .as_ref()
-            .and_then(|settings| settings.given.get(name))
-            .and_then(crate::cim::Value::as_bool)
-    };
-    if flag("CopyVmStorage") != Some(false) {
-        return Err(Failure::new(
-            code::NOT_SUPPORTED,
-            "this host exports definitions only: set CopyVmStorage to false",
-        ));
-    }
-    let which = settings
-        .as_ref()
-        .and_then(|settings| settings.number("CopySnapshotConfiguration"))
-        .unwrap_or(copy::ALL);
-    let checkpoints = match which {
-        copy::ALL => vm
-            .checkpoints
-            .iter()
-            .map(|checkpoint| checkpoint.id)
-            .collect(),
-        copy::NONE => Vec::new(),
-        copy::ONE => {
-            let path = settings
-                .as_ref()
-                .and_then(|settings| settings.text("SnapshotVirtualSystem"));
-            let path: Option<ObjectPath> = path.and_then(|path| path.parse().ok());
-            let id = path
-                .as_ref()
-                .and_then(|path| path.get("InstanceID"))
-                .map(crate::definition::owner_of);
-            let id = id
-                .and_then(|id| Uuid::try_parse(id).ok())
-                .filter(|&id| vm.checkpoint(id).is_some());
-            vec![id.ok_or_else(|| {
-                Failure::invalid("SnapshotVirtualSystem names no checkpoint of the VM")
-            })?]
-        }
-        other => {
-            return Err(Failure::new(
-                code::NOT_SUPPORTED,
-                format!("CopySnapshotConfiguration {other}"),
-            ));
-        }
-    };
-    if !vm.planned {
-        need_peace(call.engine, &vm)?;
-    }
-    let subfolder = flag("CreateVmExportSubdirectory").unwrap_or(true);
-    call.job(
-        Some(vm.id),
-        Operation::Export {
-            vm: vm.id,
-            folder: folder.to_string(),
-            checkpoints,
-            subfolder,
-        },
-    )
-}
-
-/// Writes a VM's definition, and those of checkpoints, below a folder.
-pub(crate) fn export(
-    engine: &Arc<Engine>,
-    vm_id: Uuid,
-    folder: &str,
-    checkpoints: &[Uuid],
-    subfolder: bool,
-) -> Result<Vec<String>, Failure> {
-    let vm = engine.need_vm(vm_id)?;
-    let wrong = |err: crate::winpath::ParsePathError| Failure::invalid(err.to_string());
-    let mut folder = parse_path(folder)?;
-    if subfolder {
-        // A display name that cannot be a folder's name gives way to the id.
-        folder = match folder.join(vm.name()) {
-            Ok(named) if named.parent() == folder => named,
-            Ok(_) | Err(_) => folder.join(&guid(vm.id)).map_err(wrong)?,
-        };
-    }
-    let file = folder
-        .join(&format!(r"Virtual Machines\{}.vmcx", guid(vm.id)))
-        .map_err(wrong)?;
-    let mut content = ConfigFile::of_vm(&vm);
-    content
-        .checkpoints
-        .retain(|part| checkpoints.contains(&part.id));
-    config_files::write_one(engine, &file, &content)?;
-    for checkpoint in vm
-        .checkpoints
-        .iter()
-        .filter(|checkpoint| checkpoints.contains(&checkpoint.id))
-    {
-        let file = folder
-            .join(&format!(r"Snapshots\{}.vmcx", guid(checkpoint.id)))
-            .map_err(wrong)?;
-        config_files::write_one(engine, &file, &ConfigFile::of_checkpoint(&vm, checkpoint))?;
-    }
-    Ok(vec![system_path(engine, vm_id, vm.planned)])
-}
+use crate::winpath::WinPath;
 
 pub(crate) fn import_call(call: &Call<'_>) -> Result<Answer, Failure> {
     let file = parse_path(call.need_text("SystemDefinitionFile")?)?;
@@ -212,17 +99,18 @@ pub(crate) fn import(
     vm.planned = true;
     vm.imported_by = Some(job);
     vm.current = content.current;
-    let server = engine.name();
+    // A copy's checkpoints are others than the original's, which may be on this host too.
+    let keeps_id = vm_id == content.vm;
     for part in &content.checkpoints {
-        vm.checkpoints.push(missing(&vm, part, &server));
+        let id = if keeps_id { part.id } else { Uuid::new_v4() };
+        let checkpoint = missing(&vm, part, id);
+        vm.checkpoints.push(checkpoint);
     }
     if let Some(folder) = checkpoint_folder {
-        let found = read_checkpoints(engine, &parse_path(folder)?, content.vm)?;
-        put_checkpoints(&mut vm, found, &server);
+        let found = read_checkpoints(engine, &parse_path(folder)?)?;
+        put_checkpoints(&mut vm, found, content.vm);
     }
-    vm.current = vm
-        .current
-        .filter(|&current| vm.checkpoint(current).is_some());
+    link(&mut vm, &engine.name());
     engine.insert_vm(vm)?;
     Ok(imported(engine, vm_id))
 }
@@ -232,21 +120,24 @@ fn imported(engine: &Engine, vm: Uuid) -> Vec<String> {
 }
 
 /// Stands for a checkpoint whose own file was not given.
-fn missing(vm: &Vm, part: &CheckpointPart, server: &str) -> Checkpoint {
-    let mut definition = vm.definition.under(part.id);
-    describe(
-        &mut definition,
-        server,
-        part.id,
-        CheckpointKind::Missing,
-        part.parent,
-    );
+fn missing(vm: &Vm, part: &CheckpointPart, id: Uuid) -> Checkpoint {
+    let mut definition = vm.definition.under(id);
     definition
         .resources
         .retain(|bag| bag.number("ResourceType") != Some(kind::STORAGE));
+    checkpoint(part, id, CheckpointKind::Missing, definition)
+}
+
+fn checkpoint(
+    part: &CheckpointPart,
+    id: Uuid,
+    kind: CheckpointKind,
+    definition: Definition,
+) -> Checkpoint {
     Checkpoint {
-        id: part.id,
-        kind: CheckpointKind::Missing,
+        id,
+        imported_as: Some(part.id),
+        kind,
         parent: part.parent,
         created: part.created,
         application: false,
@@ -255,11 +146,8 @@ fn missing(vm: &Vm, part: &CheckpointPart, server: &str) -> Checkpoint {
     }
 }
 
-fn read_checkpoints(
-    engine: &Engine,
-    folder: &WinPath,
-    vm: Uuid,
-) -> Result<Vec<ConfigFile>, Failure> {
+/// Reads the configuration files of checkpoints in a folder.
+fn read_checkpoints(engine: &Engine, folder: &WinPath) -> Result<Vec<ConfigFile>, Failure> {
     let local = engine.local(folder);
     let io = |err| Failure::io(format!("list '{folder}'"), &err);
     let mut found = Vec::new();
@@ -276,34 +164,56 @@ fn read_checkpoints(
             .join(&name)
             .map_err(|err| Failure::invalid(err.to_string()))?;
         let content = config_files::read(engine, &path)?;
-        if content.vm == vm && content.checkpoint.is_some() {
+        if content.checkpoint.is_some() {
             found.push(content);
         }
     }
     Ok(found)
 }
 
-fn put_checkpoints(vm: &mut Vm, found: Vec<ConfigFile>, server: &str) {
+/// Puts checkpoints in the place of those that are missing, or beside them where they are `owner`'s.
+fn put_checkpoints(vm: &mut Vm, found: Vec<ConfigFile>, owner: Uuid) -> Vec<Uuid> {
+    let mut put = Vec::new();
     for content in found {
-        let Some(part) = content.checkpoint else {
+        let Some(part) = &content.checkpoint else {
             continue;
         };
-        let mut definition = content.definition;
+        let at = vm
+            .checkpoints
+            .iter()
+            .position(|there| there.imported_as == Some(part.id));
+        if at.is_none() && content.vm != owner {
+            continue;
+        }
+        let id = at.map_or(part.id, |at| vm.checkpoints[at].id);
+        let mut definition = content.definition.under(id);
         definition.vssd.set("VirtualSystemIdentifier", guid(vm.id));
-        describe(&mut definition, server, part.id, part.kind, part.parent);
-        let checkpoint = Checkpoint {
-            id: part.id,
-            kind: part.kind,
-            parent: part.parent,
-            created: part.created,
-            application: false,
-            definition,
-            marks: BTreeMap::new(),
-        };
-        match vm.checkpoints.iter_mut().find(|there| there.id == part.id) {
-            Some(there) => *there = checkpoint,
+        let checkpoint = checkpoint(part, id, part.kind, definition);
+        match at {
+            Some(at) => vm.checkpoints[at] = checkpoint,
             None => vm.checkpoints.push(checkpoint),
         }
+        put.push(id);
+    }
+    put
+}
+
+/// Turns the ids that configuration files name into those the checkpoints have here.
+fn link(vm: &mut Vm, server: &str) {
+    let ids: BTreeMap<Uuid, Uuid> = vm
+        .checkpoints
+        .iter()
+        .filter_map(|there| Some((there.imported_as?, there.id)))
+        .collect();
+    let here = |id: Uuid| ids.get(&id).copied().unwrap_or(id);
+    vm.current = vm
+        .current
+        .map(here)
+        .filter(|id| ids.values().any(|there| there == id));
+    for checkpoint in &mut vm.checkpoints {
+        checkpoint.parent = checkpoint.parent.map(here);
+        let (id, kind, parent) = (checkpoint.id, checkpoint.kind, checkpoint.parent);
+        describe(&mut checkpoint.definition, server, id, kind, parent);
     }
 }
 
@@ -328,167 +238,15 @@ pub(crate) fn import_checkpoints(
     vm_id: Uuid,
     folder: &str,
 ) -> Result<Vec<String>, Failure> {
-    let folder = parse_path(folder)?;
-    let vm = engine.need_vm(vm_id)?;
-    // A VM with a new id finds its checkpoints by their ids, one with its own by itself.
-    let known: Vec<Uuid> = vm
-        .checkpoints
-        .iter()
-        .map(|checkpoint| checkpoint.id)
-        .collect();
-    let local = engine.local(&folder);
-    let mut owners = vec![vm_id];
-    if let Ok(entries) = std::fs::read_dir(&local) {
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let content = folder
-                .join(&name)
-                .ok()
-                .and_then(|path| config_files::read(engine, &path).ok());
-            if let Some(content) = content
-                && content
-                    .checkpoint
-                    .as_ref()
-                    .is_some_and(|part| known.contains(&part.id))
-                && !owners.contains(&content.vm)
-            {
-                owners.push(content.vm);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    for owner in owners {
-        found.extend(read_checkpoints(engine, &folder, owner)?);
-    }
-    let ids: Vec<Uuid> = found
-        .iter()
-        .filter_map(|content| Some(content.checkpoint.as_ref()?.id))
-        .collect();
+    let found = read_checkpoints(engine, &parse_path(folder)?)?;
     let server = engine.name();
-    engine.update_vm(vm_id, |vm| {
-        put_checkpoints(vm, found, &server);
-        Ok(())
+    let ids = engine.update_vm(vm_id, |vm| {
+        let ids = put_checkpoints(vm, found, vm.id);
+        link(vm, &server);
+        Ok(ids)
     })?;
     Ok(ids
         .into_iter()
         .map(|id| settings_path(engine, id))
         .collect())
-}
-
-/// Starts what is to be done to a planned VM.
-pub(crate) fn planned(
-    call: &Call<'_>,
-    parameter: &str,
-    operation: impl FnOnce(Uuid) -> Operation,
-) -> Result<Answer, Failure> {
-    let vm = call.system(parameter)?;
-    if !vm.planned {
-        return Err(Failure::invalid(format!(
-            "{parameter} names a virtual machine that is realised"
-        )));
-    }
-    let answer = call.job(Some(vm.id), operation(vm.id))?;
-    Ok(answer.with("ResultingSystem", WireValue::Null))
-}
-
-/// Says what stands in the way of realising a planned VM.
-pub(crate) fn validate(engine: &Arc<Engine>, vm_id: Uuid) -> Result<Vec<String>, Failure> {
-    let vm = engine.need_vm(vm_id)?;
-    check(engine, &vm)?;
-    Ok(vec![system_path(engine, vm_id, true)])
-}
-
-fn check(engine: &Engine, vm: &Vm) -> Result<(), Failure> {
-    if let Some(missing) = vm
-        .checkpoints
-        .iter()
-        .find(|checkpoint| checkpoint.kind == CheckpointKind::Missing)
-    {
-        return Err(Failure::failed(format!(
-            "the configuration of checkpoint {} is missing; import or destroy it",
-            guid(missing.id)
-        )));
-    }
-    for definition in vm.definitions() {
-        check_disks(engine, vm.id, definition)?;
-        for connection in definition.of_kind(kind::CONNECTION) {
-            let switch = connection.first("HostResource");
-            if !switch.is_empty()
-                && connection.number("EnabledState") != Some(3)
-                && !switch_exists(engine, switch)
-            {
-                return Err(Failure::failed(format!(
-                    "the virtual switch of '{}' was not found: {switch}",
-                    connection.instance_id()
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn switch_exists(engine: &Engine, path: &str) -> bool {
-    let path: Option<ObjectPath> = path.parse().ok();
-    let id = path
-        .as_ref()
-        .and_then(|path| path.get("Name"))
-        .and_then(|id| Uuid::try_parse(id).ok());
-    engine.read(|state| {
-        state
-            .host
-            .switches
-            .iter()
-            .any(|switch| Some(switch.id) == id)
-    })
-}
-
-/// Makes a planned VM a real one.
-pub(crate) fn realize(engine: &Arc<Engine>, vm_id: Uuid) -> Result<Vec<String>, Failure> {
-    engine.with_disks(vm_id, |_| {
-        let vm = engine.need_vm(vm_id)?;
-        if !vm.planned {
-            return Ok(());
-        }
-        check(engine, &vm)?;
-        let chain = chain_of(engine, &vm)?;
-        engine.update_vm(vm_id, |vm| {
-            vm.planned = false;
-            vm.chain = chain;
-            vm.definition
-                .vssd
-                .set("VirtualSystemType", "Microsoft:Hyper-V:System:Realized");
-            if let Some(current) = vm.current {
-                let parent = settings_path(engine, current);
-                vm.definition.vssd.set("Parent", parent);
-            }
-            vm.config_changed = now();
-            Ok(())
-        })?;
-        config_files::write(engine, &engine.need_vm(vm_id)?)
-    })?;
-    Ok(vec![
-        system_path(engine, vm_id, false),
-        settings_path(engine, vm_id),
-    ])
-}
-
-/// Finds the files checkpoints made: `.avhdx` files below what the settings name, each with its parent.
-fn chain_of(engine: &Engine, vm: &Vm) -> Result<BTreeMap<String, String>, Failure> {
-    let mut chain = BTreeMap::new();
-    for path in vm
-        .definitions()
-        .flat_map(Definition::disk_slots)
-        .map(|slot| slot.path)
-    {
-        let links = open_chain(engine, &parse_path(&path)?, Hold::None)?;
-        for pair in links.windows(2) {
-            let (child, parent) = (pair[0].path.to_string(), pair[1].path.to_string());
-            if child.to_lowercase().ends_with(".avhdx")
-                && !chain.keys().any(|there: &String| same_path(there, &child))
-            {
-                chain.insert(child, parent);
-            }
-        }
-    }
-    Ok(chain)
 }

@@ -4,9 +4,13 @@
 //! files becomes an [`Operation`], which is kept with its job.
 
 mod answers;
+mod changes;
+mod devices;
+mod export;
 mod image;
 mod import;
 mod params;
+mod planned;
 mod power;
 mod security;
 mod snapshot;
@@ -26,8 +30,9 @@ use crate::jobs::{Job, job_type};
 use crate::state::Power;
 
 pub(crate) use answers::{Answer, job_reference};
+pub(crate) use devices::check_disks;
 pub(crate) use snapshot::reference_point_id;
-pub(crate) use system::{check_disks, new_definition};
+pub(crate) use system::new_definition;
 
 /// What a job does. Everything it makes has its id in here, so that it can be done twice.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -154,9 +159,9 @@ impl Operation {
                 vm,
                 checkpoint,
                 resources,
-            } => system::add_resources(engine, *vm, *checkpoint, resources),
+            } => devices::add_resources(engine, *vm, *checkpoint, resources),
             Operation::ModifyResources { vm, changes } => {
-                system::modify_resources(engine, *vm, changes)
+                devices::modify_resources(engine, *vm, changes)
             }
             Operation::Checkpoint { vm, operation } => snapshot::perform(engine, *vm, operation),
             Operation::Export {
@@ -164,7 +169,7 @@ impl Operation {
                 folder,
                 checkpoints,
                 subfolder,
-            } => import::export(engine, *vm, folder, checkpoints, *subfolder),
+            } => export::export(engine, *vm, folder, checkpoints, *subfolder),
             Operation::Import {
                 vm,
                 file,
@@ -173,8 +178,8 @@ impl Operation {
             Operation::ImportCheckpoints { vm, folder } => {
                 import::import_checkpoints(engine, *vm, folder)
             }
-            Operation::Validate { vm } => import::validate(engine, *vm),
-            Operation::Realize { vm } => import::realize(engine, *vm),
+            Operation::Validate { vm } => planned::validate(engine, *vm),
+            Operation::Realize { vm } => planned::realize(engine, *vm),
             Operation::Image { operation } => image::perform(engine, operation, job),
         }
     }

@@ -12,6 +12,7 @@ use crate::definition::{kind, subtype};
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::merge;
+use crate::reference_points;
 use crate::state::{CheckpointKind, Vm, guid};
 
 const TYPE_FULL: u64 = 2;
@@ -249,11 +250,11 @@ pub(crate) fn perform(
         CheckpointOperation::Apply { id, made } => checkpoints::apply(engine, vm, *id, *made)?,
         CheckpointOperation::Destroy { ids } => checkpoints::destroy(engine, vm, ids)?,
         CheckpointOperation::Convert { id, made } => {
-            checkpoints::convert(engine, vm, *id, *made)?;
+            reference_points::convert(engine, vm, *id, *made)?;
             affected.push(reference_point_path(engine, vm, *made));
         }
         CheckpointOperation::DestroyReferencePoint { point } => {
-            checkpoints::destroy_reference_point(engine, vm, *point)?;
+            reference_points::destroy_reference_point(engine, vm, *point)?;
         }
     }
     affected.push(system_path(engine, vm, false));

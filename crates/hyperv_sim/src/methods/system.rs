@@ -5,15 +5,15 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wsman::Value as WireValue;
 
-use super::answers::{reference, settings_path, system_path};
+use super::answers::{settings_path, system_path};
 use super::params::Settings;
 use super::snapshot::need_peace;
-use super::{Answer, Call, Operation, ResourceChange, import};
-use crate::cim::{Bag, Embedded, Object, Value, instance, v2};
+use super::{Answer, Call, Operation, devices, export, import, planned};
+use crate::cim::{Embedded, Object, Value, instance, v2};
 use crate::clock::{dmtf, now};
 use crate::config_files;
-use crate::definition::{Definition, kind, path_text};
-use crate::disks::{Hold, VmDisks, open_chain, parse_path};
+use crate::definition::{Definition, kind};
+use crate::disks::parse_path;
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::merge;
@@ -28,17 +28,17 @@ pub(crate) fn call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failu
         "DefinePlannedSystem" => define_system(call, true),
         "DestroySystem" => destroy_system(call),
         "ModifySystemSettings" => modify_system(call),
-        "AddResourceSettings" => add(call),
-        "ModifyResourceSettings" => modify(call),
-        "RemoveResourceSettings" => remove(call),
-        "ExportSystemDefinition" => import::export_call(call),
+        "AddResourceSettings" => devices::add(call),
+        "ModifyResourceSettings" => devices::modify(call),
+        "RemoveResourceSettings" => devices::remove(call),
+        "ExportSystemDefinition" => export::export_call(call),
         "ImportSystemDefinition" => import::import_call(call),
         "ImportSnapshotDefinitions" => import::import_checkpoints_call(call),
         "ValidatePlannedSystem" => {
-            import::planned(call, "PlannedSystem", |vm| Operation::Validate { vm })
+            planned::planned(call, "PlannedSystem", |vm| Operation::Validate { vm })
         }
         "RealizePlannedSystem" => {
-            import::planned(call, "PlannedSystem", |vm| Operation::Realize { vm })
+            planned::planned(call, "PlannedSystem", |vm| Operation::Realize { vm })
         }
         "GetSummaryInformation" => summary(call),
         "GetDefinitionFileSummaryInformation"
@@ -70,6 +70,14 @@ const HOSTS_OWN: [&str; 9] = [
     "Caption",
 ];
 
+/// Folders of a VM besides that of its configuration.
+const OTHER_ROOTS: [&str; 4] = [
+    "SnapshotDataRoot",
+    "SuspendDataRoot",
+    "SwapFileDataRoot",
+    "GuestStateDataRoot",
+];
+
 fn define_system(call: &Call<'_>, planned: bool) -> Result<Answer, Failure> {
     let settings = call.need_embedded("SystemSettings")?;
     if settings.class.name != "Msvm_VirtualSystemSettingData" {
@@ -89,6 +97,13 @@ fn define_system(call: &Call<'_>, planned: bool) -> Result<Answer, Failure> {
     let id = Uuid::new_v4();
     let mut definition = new_definition(call.engine, id, "New Virtual Machine", generation, None);
     apply_settings(&mut definition, &settings, true)?;
+    // One folder for everything, where only the first is named.
+    let root = definition.vssd.text("ConfigurationDataRoot").to_owned();
+    for name in OTHER_ROOTS {
+        if settings.text(name).is_none_or(str::is_empty) {
+            definition.vssd.set(name, root.as_str());
+        }
+    }
     let server = call.engine.name();
     for wish in call.embedded_list("ResourceSettings")? {
         let bag = resources::prepare(&definition, &server, &wish, false)?;
@@ -122,13 +137,8 @@ pub(crate) fn new_definition(
         &dmtf(now()),
     );
     let root = objects::default_data_root(engine);
-    for name in [
-        "ConfigurationDataRoot",
-        "SnapshotDataRoot",
-        "SuspendDataRoot",
-        "SwapFileDataRoot",
-        "GuestStateDataRoot",
-    ] {
+    definition.vssd.set("ConfigurationDataRoot", root.as_str());
+    for name in OTHER_ROOTS {
         definition.vssd.set(name, root.as_str());
     }
     definition
@@ -181,7 +191,7 @@ pub(crate) fn define(
                 .vssd
                 .set("VirtualSystemType", "Microsoft:Hyper-V:System:Planned");
         } else {
-            check_disks(engine, vm, &new.definition)?;
+            devices::check_disks(engine, vm, &new.definition)?;
         }
         engine.insert_vm(new)?;
     }
@@ -250,7 +260,7 @@ fn modify_system(call: &Call<'_>) -> Result<Answer, Failure> {
 }
 
 /// Changes settings of a VM or checkpoint while nobody else does.
-fn change_settings(
+pub(super) fn change_settings(
     engine: &Engine,
     settings: &Settings,
     change: impl FnOnce(&mut Definition) -> Result<(), Failure>,
@@ -262,7 +272,10 @@ fn change_settings(
     })
 }
 
-fn definition_mut(vm: &mut Vm, checkpoint: Option<Uuid>) -> Result<&mut Definition, Failure> {
+pub(super) fn definition_mut(
+    vm: &mut Vm,
+    checkpoint: Option<Uuid>,
+) -> Result<&mut Definition, Failure> {
     match checkpoint {
         None => Ok(&mut vm.definition),
         Some(id) => vm
@@ -272,280 +285,6 @@ fn definition_mut(vm: &mut Vm, checkpoint: Option<Uuid>) -> Result<&mut Definiti
             .map(|checkpoint| &mut checkpoint.definition)
             .ok_or_else(|| Failure::invalid("the checkpoint is gone")),
     }
-}
-
-fn add(call: &Call<'_>) -> Result<Answer, Failure> {
-    let settings = call.settings("AffectedConfiguration")?;
-    if settings.checkpoint.is_some() && !settings.vm.planned {
-        return Err(Failure::state(
-            "the resources of a checkpoint cannot be changed",
-        ));
-    }
-    let server = call.engine.name();
-    let running = settings.vm.power.holds_disks();
-    let mut definition = settings.vm.definition.clone();
-    if let Some(id) = settings.checkpoint {
-        definition_mut(&mut settings.vm.clone(), Some(id))?.clone_into(&mut definition);
-    }
-    let mut added = Vec::new();
-    for wish in call.embedded_list("ResourceSettings")? {
-        let bag = resources::prepare(&definition, &server, &wish, running)?;
-        definition.resources.push(bag.clone());
-        added.push(bag);
-    }
-    if added.is_empty() {
-        return Err(Failure::invalid("ResourceSettings is empty"));
-    }
-    // What touches files takes a job; the rest is done at once.
-    if added
-        .iter()
-        .any(|bag| bag.number("ResourceType") == Some(kind::STORAGE))
-    {
-        let (vm, checkpoint) = (settings.vm.id, settings.checkpoint);
-        let answer = call.job(
-            Some(vm),
-            Operation::AddResources {
-                vm,
-                checkpoint,
-                resources: added,
-            },
-        )?;
-        return Ok(answer.with("ResultingResourceSettings", WireValue::Array(Vec::new())));
-    }
-    let made: Vec<WireValue> = added
-        .iter()
-        .map(|bag| reference(&path_text(&server, &bag.class, bag.instance_id())))
-        .collect();
-    change_settings(call.engine, &settings, |definition| {
-        definition.resources.extend(added);
-        definition.settle_boot_order(&server);
-        Ok(())
-    })?;
-    Ok(Answer::done().with("ResultingResourceSettings", WireValue::Array(made)))
-}
-
-/// Adds resources that name files.
-pub(crate) fn add_resources(
-    engine: &Arc<Engine>,
-    vm_id: Uuid,
-    checkpoint: Option<Uuid>,
-    added: &[Bag],
-) -> Result<Vec<String>, Failure> {
-    let server = engine.name();
-    change_disks(engine, vm_id, |vm| {
-        let definition = definition_mut(vm, checkpoint)?;
-        for bag in added {
-            if definition.resource(bag.instance_id()).is_none() {
-                definition.resources.push(bag.clone());
-            }
-        }
-        definition.settle_boot_order(&server);
-        Ok(())
-    })?;
-    Ok(added
-        .iter()
-        .map(|bag| path_text(&server, &bag.class, bag.instance_id()))
-        .collect())
-}
-
-fn modify(call: &Call<'_>) -> Result<Answer, Failure> {
-    let mut changes = Vec::new();
-    let mut vm_id = None;
-    let server = call.engine.name();
-    let mut files = false;
-    for wish in call.embedded_list("ResourceSettings")? {
-        let id = wish
-            .text("InstanceID")
-            .ok_or_else(|| Failure::invalid("ResourceSettings has no InstanceID"))?;
-        let settings = call
-            .settings_of(id)
-            .ok_or_else(|| Failure::invalid(format!("there is no resource {id}")))?;
-        if settings.checkpoint.is_some() && !settings.vm.planned {
-            return Err(Failure::state(
-                "the resources of a checkpoint cannot be changed",
-            ));
-        }
-        if vm_id.is_some_and(|vm| vm != settings.vm.id) {
-            return Err(Failure::invalid(
-                "the resources belong to several virtual machines",
-            ));
-        }
-        vm_id = Some(settings.vm.id);
-        // A dry run finds what is wrong before a job is started.
-        let mut copy = settings.vm.clone();
-        let definition = definition_mut(&mut copy, settings.checkpoint)?;
-        resources::modify(definition, &server, id, &wish.given)?;
-        files |= definition
-            .resource(id)
-            .is_some_and(|bag| bag.number("ResourceType") == Some(kind::STORAGE));
-        changes.push(ResourceChange {
-            checkpoint: settings.checkpoint,
-            instance_id: id.to_owned(),
-            set: wish.given,
-        });
-    }
-    let vm = vm_id.ok_or_else(|| Failure::invalid("ResourceSettings is empty"))?;
-    if files {
-        let answer = call.job(Some(vm), Operation::ModifyResources { vm, changes })?;
-        return Ok(answer.with("ResultingResourceSettings", WireValue::Array(Vec::new())));
-    }
-    let made = modify_resources(call.engine, vm, &changes)?;
-    let made = made.iter().map(|path| reference(path)).collect();
-    Ok(Answer::done().with("ResultingResourceSettings", WireValue::Array(made)))
-}
-
-/// Changes resources, files among them.
-pub(crate) fn modify_resources(
-    engine: &Arc<Engine>,
-    vm_id: Uuid,
-    changes: &[ResourceChange],
-) -> Result<Vec<String>, Failure> {
-    let server = engine.name();
-    let mut made = Vec::new();
-    change_disks(engine, vm_id, |vm| {
-        for change in changes {
-            let definition = definition_mut(vm, change.checkpoint)?;
-            resources::modify(definition, &server, &change.instance_id, &change.set)?;
-            if let Some(bag) = definition.resource(&change.instance_id) {
-                made.push(path_text(&server, &bag.class, bag.instance_id()));
-            }
-        }
-        Ok(())
-    })?;
-    Ok(made)
-}
-
-fn remove(call: &Call<'_>) -> Result<Answer, Failure> {
-    let references = call.references("ResourceSettings")?;
-    let mut ids = Vec::new();
-    let mut target: Option<Settings> = None;
-    for epr in references {
-        let id = epr.get("InstanceID").unwrap_or_default();
-        let settings = call
-            .settings_of(id)
-            .ok_or_else(|| Failure::invalid(format!("there is no resource {id}")))?;
-        if settings.checkpoint.is_some() && !settings.vm.planned {
-            return Err(Failure::state(
-                "the resources of a checkpoint cannot be changed",
-            ));
-        }
-        if target.as_ref().is_some_and(|first| {
-            first.vm.id != settings.vm.id || first.checkpoint != settings.checkpoint
-        }) {
-            return Err(Failure::invalid(
-                "the resources belong to several sets of settings",
-            ));
-        }
-        target = Some(settings);
-        ids.push(id.to_owned());
-    }
-    let target = target.ok_or_else(|| Failure::invalid("ResourceSettings is empty"))?;
-    let server = call.engine.name();
-    let running = target.vm.power.holds_disks();
-    change_disks(call.engine, target.vm.id, |vm| {
-        let definition = definition_mut(vm, target.checkpoint)?;
-        for id in &ids {
-            resources::remove(definition, id, running)?;
-        }
-        definition.settle_boot_order(&server);
-        Ok(())
-    })?;
-    Ok(Answer::done())
-}
-
-/// Changes a VM's settings where files may be concerned: they must be there and free, and a running VM takes and
-/// releases them.
-fn change_disks(
-    engine: &Engine,
-    vm_id: Uuid,
-    change: impl FnOnce(&mut Vm) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    engine.with_disks(vm_id, |disks| {
-        let old = engine.need_vm(vm_id)?;
-        let mut new = old.clone();
-        change(&mut new)?;
-        if !new.planned {
-            check_disks(engine, vm_id, &new.definition)?;
-        }
-        release(engine, disks, &old, &new);
-        if new.power.holds_disks()
-            && let Err(failure) = disks.attach_all(engine, &new)
-        {
-            crate::checkpoints::reattach(engine, disks, vm_id)?;
-            return Err(failure);
-        }
-        engine.update_vm(vm_id, |vm| {
-            vm.definition = new.definition;
-            for (checkpoint, new) in vm.checkpoints.iter_mut().zip(new.checkpoints) {
-                checkpoint.definition = new.definition;
-            }
-            Ok(())
-        })
-    })
-}
-
-/// Lets go of the disks whose file changes or goes.
-fn release(engine: &Engine, disks: &mut VmDisks, old: &Vm, new: &Vm) {
-    let (before, after) = (old.definition.disk_slots(), new.definition.disk_slots());
-    let mut kept = Vec::new();
-    for disk in std::mem::take(&mut disks.open) {
-        let same = |slot: &&crate::definition::DiskSlot| slot.attachment == disk.attachment;
-        if before.iter().find(same).map(|slot| &slot.path)
-            == after.iter().find(same).map(|slot| &slot.path)
-        {
-            kept.push(disk);
-        } else {
-            let path = disk.path.clone();
-            if let Err(failure) = disk.detach(engine) {
-                tracing::warn!("failed to close '{path}': {failure}");
-            }
-        }
-    }
-    disks.open = kept;
-}
-
-/// Refuses files that are missing, unreadable, or used by another VM.
-pub(crate) fn check_disks(
-    engine: &Engine,
-    vm_id: Uuid,
-    definition: &Definition,
-) -> Result<(), Failure> {
-    for bag in definition.of_kind(kind::STORAGE) {
-        let path = parse_path(bag.first("HostResource"))?;
-        if !engine.local(&path).is_file() {
-            return Err(Failure::new(
-                code::FAILED,
-                format!("'{path}' was not found"),
-            ));
-        }
-    }
-    let slots = definition.disk_slots();
-    for (at, slot) in slots.iter().enumerate() {
-        let path = parse_path(&slot.path)?;
-        if slots[..at]
-            .iter()
-            .any(|other| crate::winpath::same_path(&other.path, &slot.path))
-        {
-            return Err(Failure::failed(format!("'{path}' is attached twice")));
-        }
-        let user = engine.read(|state| {
-            let other = state.vms.values().find(|vm| {
-                vm.id != vm_id
-                    && !vm.planned
-                    && vm
-                        .definitions()
-                        .any(|definition| definition.uses_file(&slot.path))
-            });
-            other.map(|vm| vm.name().to_owned())
-        });
-        if let Some(user) = user {
-            return Err(Failure::failed(format!(
-                "'{path}' is in use by the virtual machine {user}"
-            )));
-        }
-        open_chain(engine, &path, Hold::None)?;
-    }
-    Ok(())
 }
 
 fn summary(call: &Call<'_>) -> Result<Answer, Failure> {

@@ -3,5 +3,6 @@
 mod enumeration;
 mod http;
 mod operations;
+mod targets;
 
 pub use http::{Running, start};

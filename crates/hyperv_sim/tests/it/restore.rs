@@ -293,3 +293,67 @@ async fn an_exported_definition_brings_its_checkpoints_back() {
     assert!(sim.guest_read("a").await == content);
     assert_eq!(sim.show("a").await.disks[0].path, r"C:\VMs\a\disk.vhdx");
 }
+
+#[tokio::test]
+async fn a_copy_beside_its_original_has_checkpoints_of_its_own() {
+    let sim = Sim::start().await;
+    let vm = sim.add_vm("a", 2).await;
+    sim.ctl(Command::CheckpointCreate {
+        vm: "a".into(),
+        name: Some("one".into()),
+    })
+    .await;
+    sim.ctl(Command::CheckpointCreate {
+        vm: "a".into(),
+        name: Some("two".into()),
+    })
+    .await;
+    let export = Instance::new("Msvm_VirtualSystemExportSettingData").with("CopyVmStorage", false);
+    let parameters = Properties::new()
+        .with("ComputerSystem", system(&vm.id))
+        .with("ExportDirectory", r"C:\Export")
+        .with("ExportSettingData", Value::embedded(&export));
+    assert_eq!(
+        sim.run(SYSTEMS, "ExportSystemDefinition", parameters)
+            .await
+            .u16("JobState"),
+        Some(7)
+    );
+    let file = format!(r"C:\Export\a\Virtual Machines\{}.vmcx", vm.id);
+    let made = import(&sim, &file, true).await.unwrap();
+    let parameters = Properties::new()
+        .with("PlannedSystem", planned(&made))
+        .with("SnapshotFolder", r"C:\Export\a\Snapshots");
+    let job = sim
+        .run(SYSTEMS, "ImportSnapshotDefinitions", parameters)
+        .await;
+    assert_eq!(job.u16("JobState"), Some(7), "{job:?}");
+    let originals = sim.checkpoints("a").await;
+    let copies = sim.checkpoints(&made).await;
+    assert_eq!(
+        copies.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
+        ["one", "two"]
+    );
+    assert!(
+        copies
+            .iter()
+            .all(|copy| originals.iter().all(|original| original.id != copy.id))
+    );
+    assert_eq!(copies[1].parent.as_deref(), Some(copies[0].id.as_str()));
+    assert!(copies[1].current);
+    // Throwing the copy's checkpoint away leaves the original's files alone.
+    let before = sim.files("*").await;
+    let parameters =
+        Properties::new().with("AffectedSnapshot", crate::support::settings(&copies[1].id));
+    let job = sim
+        .run(
+            "Msvm_VirtualSystemSnapshotService",
+            "DestroySnapshot",
+            parameters,
+        )
+        .await;
+    assert_eq!(job.u16("JobState"), Some(7));
+    assert_eq!(sim.checkpoints(&made).await.len(), 1);
+    assert_eq!(sim.files("*").await, before);
+    assert_eq!(sim.checkpoints("a").await.len(), 2);
+}
