@@ -48,13 +48,18 @@ pub(crate) async fn run(app: Shared) {
 
 /// What a start does before the ports open: everything that was cut.
 pub(crate) async fn recover(app: &Shared) -> ApiResult<()> {
-    app.vault.catch_up().await?;
+    // What cannot be done now is tried again while the server runs; it must not keep it from starting.
+    if let Err(err) = app.vault.catch_up().await {
+        tracing::error!("the chunk index could not be read on: {err}");
+    }
     // One server per data folder: whatever is open was left by a process that is gone.
     backup::settle_all(app, clock::now().plus_secs(86_400)).await?;
     for job in app.catalog.server_started(SERVER, clock::now()).await? {
         tracing::warn!(job.id = %job, "a job of this server was cut");
     }
-    retention::finish_deletions(app).await?;
+    if let Err(err) = retention::finish_deletions(app).await {
+        tracing::error!("recovery points could not be deleted: {err}");
+    }
     app.sweep().await
 }
 

@@ -14,7 +14,10 @@ use crate::http::{ApiError, ApiResult};
 /// Settles every commit begun before `before`.
 pub(crate) async fn settle_all(app: &App, before: Timestamp) -> ApiResult<()> {
     for open in app.catalog.unsettled(before).await? {
-        settle(app, &open).await?;
+        // One that cannot be settled now does not keep the others, or a start, waiting.
+        if let Err(err) = settle(app, &open).await {
+            tracing::error!(point.id = %open.point.id, "a cut commit cannot be settled yet: {err}");
+        }
     }
     Ok(())
 }
@@ -61,6 +64,11 @@ async fn settle(app: &App, open: &Publishing) -> ApiResult<()> {
     match open_point(id, &there, app.vault.keys()) {
         Ok(PointObject::Point(_)) => adopt(app, open).await,
         Ok(PointObject::Void(_)) => give_up(app, open).await,
+        Err(err) if err.kind() == store::ErrorKind::Corrupt => {
+            // Nobody was told that this commit succeeded, and it can never be read.
+            tracing::error!(point.id = %id, "the object of a cut commit is damaged: {err}");
+            give_up(app, open).await
+        }
         Err(err) => Err(ApiError::internal(
             anyhow::Error::new(err).context("settle a cut commit"),
         )),

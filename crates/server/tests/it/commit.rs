@@ -121,3 +121,18 @@ async fn a_commit_cut_after_its_object_is_finished() {
         .unwrap();
     assert_eq!(done.point.to_string(), found.id);
 }
+
+#[tokio::test]
+async fn a_commit_whose_object_is_damaged_is_given_up_and_the_server_starts() {
+    let mut server = TestServer::start().await;
+    let agent = server.enrol(HostId::random()).await;
+    let (_backup, point) = begun(&server, &agent).await;
+    let (vault, name) = (folder(&server).await, ObjectName::point(&point.id));
+    vault.put_new(&name, vec![0; 50].into()).await.unwrap();
+    server.restart().await;
+    let gone = server
+        .admin()
+        .get::<api::v1::Point>(&format!("/points/{}", point.id))
+        .await;
+    assert_eq!(code(gone), "not-found");
+}

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use api::v1::{Job, Jobs, LogLine, Page, Point, PolicySpec, ProtectRequest, RestoreRequest, Vm};
 
+use api_client::People;
+
 use crate::support::{TestServer, code};
 use crate::transfer::{back_up, with_vm};
 
@@ -233,4 +235,66 @@ async fn a_restore_names_things_that_exist() {
             .await;
         assert_eq!(code(refused), expected, "{request:?}");
     }
+}
+
+#[tokio::test]
+async fn s07_an_operator_neither_starts_nor_calls_off_a_restore() {
+    let (server, agent, vm, disk) = with_vm().await;
+    back_up(&server, &agent, (vm, disk), &[1]).await;
+    let operator = server.with_role(api::v1::Role::Operator).await;
+    let operator = People::new(&server.url(), &server.trust(), Some(operator)).unwrap();
+    let request = RestoreRequest {
+        vm: "web01".into(),
+        ..RestoreRequest::default()
+    };
+    let refused = operator.post::<_, Jobs>("/restores", &request, None).await;
+    assert_eq!(code(refused), "not-allowed");
+    let jobs: Jobs = server
+        .admin()
+        .post("/restores", &request, None)
+        .await
+        .unwrap();
+    let path = format!("/jobs/{}/cancel", jobs.jobs[0].id);
+    assert_eq!(
+        code(operator.post::<_, Job>(&path, &(), None).await),
+        "not-allowed"
+    );
+    let cancelled: Job = server.admin().post(&path, &(), None).await.unwrap();
+    assert_eq!(cancelled.state, "cancelled");
+}
+
+#[tokio::test]
+async fn s09_a_restore_for_an_agent_that_is_away_waits_for_it() {
+    let (mut server, agent, vm, disk) = with_vm().await;
+    let point = back_up(&server, &agent, (vm, disk), &[1]).await;
+    // A host that was never heard of: its agent does not exist yet.
+    server
+        .admin()
+        .post_empty(&format!("/hosts/{}/revoke", agent.host.id))
+        .await
+        .unwrap();
+    let request = RestoreRequest {
+        vm: vm.to_string(),
+        ..RestoreRequest::default()
+    };
+    let jobs: Jobs = server
+        .admin()
+        .post("/restores", &request, None)
+        .await
+        .unwrap();
+    let job = &jobs.jobs[0];
+    assert_eq!(
+        (job.state.as_str(), job.cause.as_deref()),
+        ("queued", Some("agent-offline"))
+    );
+    assert_eq!(job.host.as_ref().unwrap().id, agent.host.id.to_string());
+    assert!(job.expires.is_some());
+    server.restart().await;
+    let anew = server.enrol(agent.host.id).await;
+    let assignment = anew.next_work().await;
+    assert_eq!(assignment.job.to_string(), job.id);
+    let api::agent_v1::Work::Restore(work) = assignment.work else {
+        panic!("not a restore")
+    };
+    assert_eq!(work.wish.point, point.id);
 }
