@@ -29,6 +29,18 @@ pub(crate) struct DemoArgs {
 
 /// Runs the demo.
 pub(crate) async fn run(out: Output, args: DemoArgs) -> Result<Exit, Failure> {
+    // What can be refused is refused before minutes of work.
+    for disk in &args.disks {
+        super::vhdx::chain(disk).map_err(|failure| {
+            failure.hint("--disk takes a VHDX or AVHDX file that no running VM uses")
+        })?;
+    }
+    if let Some(dir) = args.dir.as_deref().filter(|dir| dir.exists()) {
+        let message = format!("{} exists already", dir.display());
+        return Err(
+            Failure::new(api::codes::CONFLICT, message).hint("give --dir a name that is free")
+        );
+    }
     demo::run(
         out,
         Options {

@@ -53,6 +53,9 @@ fn exit_codes_without_a_server() {
     cli.run(&["sim", "ctl", "vm", "list", "--dir", "/no/such/host"])
         .expect(4);
     cli.run(&["vhdx", "info", "/no/such/disk.vhdx"]).expect(4);
+    cli.run(&["demo", "--disk", "/no/such/disk.vhdx"]).expect(4);
+    cli.run(&["demo", "--dir", folder.path().to_str().unwrap()])
+        .expect(6);
 }
 
 #[test]
