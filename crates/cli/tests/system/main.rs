@@ -1,0 +1,12 @@
+//! The whole system: the real executable as server, simulated host and agent.
+//!
+//! Requirements have tests that bear their number. Every test starts its own installation on free ports of the loopback
+//! and compares what came back with what the guest had.
+
+mod bad_input;
+mod file_systems;
+mod increments;
+mod kills;
+mod queue;
+mod restores;
+mod support;
