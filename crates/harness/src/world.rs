@@ -26,6 +26,7 @@ pub struct World {
     server: Option<Process>,
     agents: Vec<(String, Option<Process>)>,
     addresses: Option<(String, String)>,
+    data: PathBuf,
     folder: TempDir,
 }
 
@@ -33,13 +34,25 @@ impl World {
     /// Sets up and starts a server.
     #[must_use]
     pub fn new(exe: &str) -> Self {
+        Self::set_up(exe, None)
+    }
+
+    /// Sets up a server whose data lies in this folder, with one host `HV01` and a running agent.
+    #[must_use]
+    pub fn with_data(exe: &str, data: &Path) -> Self {
+        let mut world = Self::set_up(exe, Some(data.to_owned()));
+        world.add_host("HV01", &["C=64GiB", "D=64GiB"]);
+        world
+    }
+
+    fn set_up(exe: &str, data: Option<PathBuf>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("reprise-test-")
             .tempdir()
             .expect("a temporary folder can be made");
         let mut cli = Cli::new(exe);
         cli.set("REPRISE_PROFILE", text(&folder.path().join("profile.toml")));
-        let data = folder.path().join("server");
+        let data = data.unwrap_or_else(|| folder.path().join("server"));
         let made = cli.json(&["server", "init", "--data", text(&data), "--token", "test"]);
         cli.set(
             "REPRISE_TOKEN",
@@ -56,6 +69,7 @@ impl World {
             server: None,
             agents: Vec::new(),
             addresses: None,
+            data,
             folder,
         };
         world.start_server();
@@ -84,7 +98,7 @@ impl World {
 
     /// Starts the server, at the same addresses as before.
     pub fn start_server(&mut self) {
-        let (data, port_file) = (self.path("server"), self.path("server.port"));
+        let (data, port_file) = (self.data.clone(), self.path("server.port"));
         let _ = std::fs::remove_file(&port_file);
         let free = || "127.0.0.1:0".to_owned();
         let (people, agents) = self.addresses.clone().unwrap_or_else(|| (free(), free()));

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use harness::{World, tool};
 
-use crate::support::{EXE, MIB, add_vm, assert_host_is_clean, assert_points_verify, points, text, world_with_vm};
+use crate::support::{
+    EXE, MIB, add_vm, assert_host_is_clean, assert_points_verify, points, text, world_with_vm,
+};
 
 /// Runs a restore or backup that must fail with this error code, and returns the error.
 #[track_caller]
@@ -31,20 +33,49 @@ fn unknown_names_say_so_and_what_to_do() {
     ] {
         let done = world.cli.run(words);
         done.expect(4);
-        assert!(!String::from_utf8_lossy(&done.stderr).is_empty(), "{words:?}");
+        assert!(
+            !String::from_utf8_lossy(&done.stderr).is_empty(),
+            "{words:?}"
+        );
     }
     world.back_up("web01", &[]);
-    world.cli.run(&["restore", "start", "web01", "--to", "nowhere"]).expect(4);
-    world.cli.run(&["restore", "start", "web01", "--disk", "nope.vhdx"]).expect(4);
-    world.cli.run(&["restore", "start", "web01", "--folder", "relative\\path", "--to", "HV01"]);
+    world
+        .cli
+        .run(&["restore", "start", "web01", "--to", "nowhere"])
+        .expect(4);
+    world
+        .cli
+        .run(&["restore", "start", "web01", "--disk", "nope.vhdx"])
+        .expect(4);
+    world.cli.run(&[
+        "restore",
+        "start",
+        "web01",
+        "--folder",
+        "relative\\path",
+        "--to",
+        "HV01",
+    ]);
 }
 
 #[test]
 fn names_with_anything_in_them_are_backed_up_and_restored() {
     let world = World::with_host(EXE);
-    let names = ["O'Brien \"quoted\" <b>&amp;", "..\\..\\evil", "größe 日本 🚀", &"x".repeat(255)];
+    let names = [
+        "O'Brien \"quoted\" <b>&amp;",
+        "..\\..\\evil",
+        "größe 日本 🚀",
+        &"x".repeat(255),
+    ];
     let file = world.path("disk.vhdx");
-    harness::make_disk(&file, harness::DiskSpec { size: 16 * MIB, data: 4 * MIB, seed: 5 });
+    harness::make_disk(
+        &file,
+        harness::DiskSpec {
+            size: 16 * MIB,
+            data: 4 * MIB,
+            seed: 5,
+        },
+    );
     for (number, name) in names.iter().enumerate() {
         let disk = format!("C:\\odd\\{number}.vhdx");
         world.hosts[0].add_vm(name, &[(&disk, &file)]);
@@ -68,11 +99,43 @@ fn a_vm_that_still_exists_is_not_overwritten() {
     let job = failing_job(&world, &["restore", "start", "web01"], "vm-exists");
     assert!(text(&job["error"]["hint"]).contains("--to"), "{job}");
     world.hosts[0].ctl(&["power", "web01", "off"]);
-    failing_job(&world, &["restore", "start", "web01", "--to", "HV01", "--name", "WEB01"], "name-taken");
-    let folder = ["restore", "start", "web01", "--disk", "disk0.vhdx", "--folder", "C:\\VMs\\web01"];
+    failing_job(
+        &world,
+        &[
+            "restore", "start", "web01", "--to", "HV01", "--name", "WEB01",
+        ],
+        "name-taken",
+    );
+    let folder = [
+        "restore",
+        "start",
+        "web01",
+        "--disk",
+        "disk0.vhdx",
+        "--folder",
+        "C:\\VMs\\web01",
+    ];
     failing_job(&world, &folder, "path-taken");
-    failing_job(&world, &["restore", "start", "web01", "--to", "HV01", "--folder", "C:\\a\\..\\b"], "bad-path");
-    failing_job(&world, &["restore", "start", "web01", "--to", "HV01", "--folder", "Q:\\b"], "no-volume");
+    failing_job(
+        &world,
+        &[
+            "restore",
+            "start",
+            "web01",
+            "--to",
+            "HV01",
+            "--folder",
+            "C:\\a\\..\\b",
+        ],
+        "bad-path",
+    );
+    failing_job(
+        &world,
+        &[
+            "restore", "start", "web01", "--to", "HV01", "--folder", "Q:\\b",
+        ],
+        "no-volume",
+    );
     world.hosts[0].ctl(&["power", "web01", "on"]);
     assert_eq!(world.hosts[0].facts(), before);
 }
@@ -85,13 +148,19 @@ fn a_damaged_disk_fails_the_backup_and_leaves_no_point() {
     let whole = fs::read(&local).unwrap();
     for (what, damaged) in [
         ("truncated", whole[..whole.len() / 2].to_vec()),
-        ("headers gone", [vec![0; 256 * 1024], whole[256 * 1024..].to_vec()].concat()),
+        (
+            "headers gone",
+            [vec![0; 256 * 1024], whole[256 * 1024..].to_vec()].concat(),
+        ),
         ("empty", Vec::new()),
     ] {
         fs::write(&local, &damaged).unwrap();
         let done = world.run_and_wait(&["backup", "start", "web01"], &[]);
         assert_eq!(done.code, 1, "{what}: {}", done.text());
-        assert!(!text(&done.value()["error"]["message"]).is_empty(), "{what}");
+        assert!(
+            !text(&done.value()["error"]["message"]).is_empty(),
+            "{what}"
+        );
         assert!(points(&world, "web01").is_empty(), "{what}");
     }
     fs::write(&local, &whole).unwrap();
@@ -106,41 +175,96 @@ fn wrong_certificates_tokens_and_enrolments_are_refused() {
     let wrong = "00".repeat(32);
     let done = world.cli.with("REPRISE_CA", &wrong).run(&["status"]);
     done.expect(5);
-    assert!(String::from_utf8_lossy(&done.stderr).contains("fingerprint"), "{}", String::from_utf8_lossy(&done.stderr));
-    world.cli.with("REPRISE_TOKEN", "wrong").run(&["status"]).expect(5);
+    assert!(
+        String::from_utf8_lossy(&done.stderr).contains("fingerprint"),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    world
+        .cli
+        .with("REPRISE_TOKEN", "wrong")
+        .run(&["status"])
+        .expect(5);
     let token = world.cli.json(&["host", "token"]);
     let data = world.path("second");
     let enroll = |token: &str, data: &std::path::Path| {
         let server = world.server_url();
-        world.cli.run(&["agent", "enroll", "--data", data.to_str().unwrap(), "--server", &server, "--token", token])
+        world.cli.run(&[
+            "agent",
+            "enroll",
+            "--data",
+            data.to_str().unwrap(),
+            "--server",
+            &server,
+            "--token",
+            token,
+        ])
     };
     assert_ne!(enroll("rpe1.zz.nonsense", &data).code, 0);
     let good = text(&token["token"]);
     let other = good.replacen(good.split('.').nth(1).unwrap(), &wrong, 1);
-    assert_ne!(enroll(&other, &data).code, 0, "another server's fingerprint");
+    assert_ne!(
+        enroll(&other, &data).code,
+        0,
+        "another server's fingerprint"
+    );
     enroll(good, &data).expect(0);
-    assert_ne!(enroll(good, &world.path("third")).code, 0, "a token works once");
+    assert_ne!(
+        enroll(good, &world.path("third")).code,
+        0,
+        "a token works once"
+    );
 }
 
 #[test]
-fn a_file_that_another_process_holds_is_waited_for_or_named() {
+fn a_file_in_the_way_at_the_original_location_is_kept_aside() {
     let world = world_with_vm();
     world.back_up("web01", &[]);
-    // Someone keeps a file open exclusively where the restore would move it aside.
     crate::support::destroy_vm(&world, 0, "web01");
     let path = world.hosts[0].local("C:\\VMs\\web01\\disk0.vhdx");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, b"not to be lost").unwrap();
     let job = world.restore("web01", &[]);
-    let log = world.cli.json(&["job", "log", text(&job["id"])]).to_string();
     let kept = world.hosts[0].files("*\\old\\disk0.vhdx");
-    assert_eq!(kept.len(), 1, "{log}");
-    assert_eq!(fs::read(world.hosts[0].local(&kept[0].0)).unwrap(), b"not to be lost");
+    assert_eq!(kept.len(), 1, "{job}");
+    assert_eq!(
+        fs::read(world.hosts[0].local(&kept[0].0)).unwrap(),
+        b"not to be lost"
+    );
+}
+
+#[test]
+fn a_disk_that_another_program_holds_fails_the_backup_by_name() {
+    let world = world_with_vm();
+    world.hosts[0].ctl(&["power", "web01", "off"]);
+    let held = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(world.hosts[0].local("C:\\VMs\\web01\\disk0.vhdx"))
+        .unwrap();
+    held.lock().unwrap();
+    let job = world.cli.json(&["backup", "start", "web01"]);
+    let job = world.wait_for("the first attempt to fail", || {
+        let job = world.cli.json(&["job", "show", text(&job["id"])]);
+        job.to_string()
+            .contains("disk0")
+            .then_some(job)
+            .filter(|job| job["state"] != "running")
+    });
+    assert!(
+        job.to_string().contains("in use") || job.to_string().contains("holds"),
+        "{job}"
+    );
+    drop(held);
+    world.wait_for_job(text(&job["id"]), &["succeeded"]);
+    assert_host_is_clean(&world, 0);
 }
 
 #[test]
 fn a_full_store_fails_the_job_and_recovers_when_there_is_room() {
-    let (Some(mount), Some(umount)) = (tool("mount"), tool("umount")) else { return };
+    let (Some(mount), Some(umount)) = (tool("mount"), tool("umount")) else {
+        return;
+    };
     let small = tempfile::tempdir().unwrap();
     let mounted = Command::new(&mount)
         .args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"])
@@ -152,7 +276,10 @@ fn a_full_store_fails_the_job_and_recovers_when_there_is_room() {
         eprintln!("skipped: no right to mount a tmpfs");
         return;
     }
-    let _unmount = Unmount { umount, folder: small.path().to_owned() };
+    let _unmount = Unmount {
+        umount,
+        folder: small.path().to_owned(),
+    };
     let world = World::with_data(EXE, &small.path().join("server"));
     add_vm(&world, 0, "small", &[32]);
     add_vm(&world, 0, "large", &[512]);
@@ -162,7 +289,11 @@ fn a_full_store_fails_the_job_and_recovers_when_there_is_room() {
     assert_host_is_clean(&world, 0);
     assert!(points(&world, "large").is_empty());
     assert_points_verify(&world, "small");
-    let grown = Command::new(&mount).args(["-o", "remount,size=1g"]).arg(small.path()).status().unwrap();
+    let grown = Command::new(&mount)
+        .args(["-o", "remount,size=1g"])
+        .arg(small.path())
+        .status()
+        .unwrap();
     assert!(grown.success());
     world.back_up("large", &[]);
     assert_points_verify(&world, "large");
@@ -175,6 +306,9 @@ struct Unmount {
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        let _ = Command::new(&self.umount).arg("-l").arg(&self.folder).status();
+        let _ = Command::new(&self.umount)
+            .arg("-l")
+            .arg(&self.folder)
+            .status();
     }
 }

@@ -13,7 +13,10 @@ use crate::support::{EXE, MIB, assert_host_is_clean, points, text};
 /// Runs a program, which must succeed.
 #[track_caller]
 fn run(program: &Path, arguments: &[&str]) {
-    let done = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let done = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     assert!(
         done.status.success(),
         "{} {arguments:?}: {}{}",
@@ -51,7 +54,8 @@ fn make_tree(folder: &Path) {
     for number in 0..4000_u64 {
         let below = folder.join(format!("d{}/e{}", number % 20, number % 7));
         fs::create_dir_all(&below).unwrap();
-        let len = usize::try_from(number * 37 % 9000 + u64::from(number % 50 == 0) * 30_000).unwrap();
+        let len =
+            usize::try_from(number * 37 % 9000 + u64::from(number % 50 == 0) * 30_000).unwrap();
         pattern(9, number << 20, &mut content[..len]);
         fs::write(below.join(format!("file{number}.dat")), &content[..len]).unwrap();
     }
@@ -61,7 +65,9 @@ fn make_tree(folder: &Path) {
 fn write_difference(world: &World, vm: &str, disk: usize, held: &Path, wanted: &Path) -> u64 {
     let (old, new) = (fs::read(held).unwrap(), fs::read(wanted).unwrap());
     assert_eq!(old.len(), new.len());
-    let changed: Vec<usize> = (0..old.len() / 4096).filter(|n| old[n * 4096..(n + 1) * 4096] != new[n * 4096..(n + 1) * 4096]).collect();
+    let changed: Vec<usize> = (0..old.len() / 4096)
+        .filter(|n| old[n * 4096..(n + 1) * 4096] != new[n * 4096..(n + 1) * 4096])
+        .collect();
     assert!(!changed.is_empty(), "the guest changed something");
     let piece = world.path("piece");
     let mut at = 0;
@@ -75,7 +81,16 @@ fn write_difference(world: &World, vm: &str, disk: usize, held: &Path, wanted: &
         }
         fs::write(&piece, &new[first * 4096..(last + 1) * 4096]).unwrap();
         let (disk, offset) = (disk.to_string(), (first * 4096).to_string());
-        world.hosts[0].ctl(&["guest", "write", vm, &disk, "--offset", &offset, "--file", piece.to_str().unwrap()]);
+        world.hosts[0].ctl(&[
+            "guest",
+            "write",
+            vm,
+            &disk,
+            "--offset",
+            &offset,
+            "--file",
+            piece.to_str().unwrap(),
+        ]);
     }
     u64::try_from(changed.len()).unwrap() * 4096
 }
@@ -95,22 +110,58 @@ fn ext4_and_ntfs_come_back_as_they_were_at_each_of_three_backups() {
     make_tree(&tree);
     let ext4 = [path("ext4-0.img"), path("ext4-1.img"), path("ext4-2.img")];
     let ntfs = [path("ntfs-0.img"), path("ntfs-1.img"), path("ntfs-2.img")];
-    run(&tools.mke2fs, &["-q", "-t", "ext4", "-d", &name(&tree), &name(&ext4[0]), "192M"]);
+    run(
+        &tools.mke2fs,
+        &[
+            "-q",
+            "-t",
+            "ext4",
+            "-d",
+            &name(&tree),
+            &name(&ext4[0]),
+            "192M",
+        ],
+    );
     File::create(&ntfs[0]).unwrap().set_len(96 * MIB).unwrap();
     run(&tools.mkntfs, &["-q", "-F", "-f", &name(&ntfs[0])]);
     for number in 0..60 {
         let file = tree.join(format!("d{}/e{}/file{number}.dat", number % 20, number % 7));
-        run(&tools.ntfscp, &["-q", &name(&ntfs[0]), &name(&file), &format!("copied{number}.dat")]);
+        run(
+            &tools.ntfscp,
+            &[
+                "-q",
+                &name(&ntfs[0]),
+                &name(&file),
+                &format!("copied{number}.dat"),
+            ],
+        );
     }
 
     let disks: Vec<PathBuf> = [(&ext4[0], "ext4.vhdx"), (&ntfs[0], "ntfs.vhdx")]
         .map(|(image, vhdx)| {
             let vhdx = path(vhdx);
-            run(&tools.qemu_img, &["convert", "-f", "raw", "-O", "vhdx", &name(image), &name(&vhdx)]);
+            run(
+                &tools.qemu_img,
+                &[
+                    "convert",
+                    "-f",
+                    "raw",
+                    "-O",
+                    "vhdx",
+                    &name(image),
+                    &name(&vhdx),
+                ],
+            );
             vhdx
         })
         .into();
-    world.hosts[0].add_vm("files", &[("C:\\VMs\\files\\ext4.vhdx", &disks[0]), ("C:\\VMs\\files\\ntfs.vhdx", &disks[1])]);
+    world.hosts[0].add_vm(
+        "files",
+        &[
+            ("C:\\VMs\\files\\ext4.vhdx", &disks[0]),
+            ("C:\\VMs\\files\\ntfs.vhdx", &disks[1]),
+        ],
+    );
     world.hosts[0].ctl(&["power", "files", "on"]);
     world.wait_for_vm("files");
     world.back_up("files", &[]);
@@ -124,18 +175,32 @@ fn ext4_and_ntfs_come_back_as_they_were_at_each_of_three_backups() {
         copy(&ext4[before], &ext4[now]);
         for request in [
             format!("write {} fresh{round}.bin", name(&fresh)),
-            format!("rm /d{round}/e{round}/file{}.dat", 20 * 7 * 3 + usize::from(round)),
+            format!(
+                "rm /d{round}/e{round}/file{}.dat",
+                20 * 7 * 3 + usize::from(round)
+            ),
             format!("mkdir /made{round}"),
         ] {
             run(&tools.debugfs, &["-w", "-R", &request, &name(&ext4[now])]);
         }
         copy(&ntfs[before], &ntfs[now]);
-        run(&tools.ntfscp, &["-q", &name(&ntfs[now]), &name(&fresh), &format!("fresh{round}.bin")]);
+        run(
+            &tools.ntfscp,
+            &[
+                "-q",
+                &name(&ntfs[now]),
+                &name(&fresh),
+                &format!("fresh{round}.bin"),
+            ],
+        );
         let changed = write_difference(&world, "files", 0, &ext4[before], &ext4[now])
             + write_difference(&world, "files", 1, &ntfs[before], &ntfs[now]);
         let job = world.back_up("files", &[]);
         let read = job["figures"]["bytes_read"].as_u64().unwrap();
-        assert!(read < changed * 3 + 4 * MIB, "{read} bytes read for {changed} changed");
+        assert!(
+            read < changed * 3 + 4 * MIB,
+            "{read} bytes read for {changed} changed"
+        );
     }
 
     let mut made = points(&world, "files");
@@ -144,15 +209,49 @@ fn ext4_and_ntfs_come_back_as_they_were_at_each_of_three_backups() {
     assert_eq!(kinds, ["full", "incremental", "incremental"]);
     for (number, point) in made.iter().enumerate() {
         let folder = format!("D:\\point{number}");
-        let words =
-            ["--disk", "ext4.vhdx", "--disk", "ntfs.vhdx", "--folder", &folder, "--point", text(&point["id"])];
+        let words = [
+            "--disk",
+            "ext4.vhdx",
+            "--disk",
+            "ntfs.vhdx",
+            "--folder",
+            &folder,
+            "--point",
+            text(&point["id"]),
+        ];
         world.restore("files", &words);
         for (file, image) in [("ext4.vhdx", &ext4[number]), ("ntfs.vhdx", &ntfs[number])] {
             let restored = world.hosts[0].local(&format!("{folder}\\{file}"));
-            run(&tools.qemu_img, &["check", "-q", "-f", "vhdx", &name(&restored)]);
-            run(&tools.qemu_img, &["compare", "-q", "-f", "vhdx", "-F", "raw", &name(&restored), &name(image)]);
+            run(
+                &tools.qemu_img,
+                &["check", "-q", "-f", "vhdx", &name(&restored)],
+            );
+            run(
+                &tools.qemu_img,
+                &[
+                    "compare",
+                    "-q",
+                    "-f",
+                    "vhdx",
+                    "-F",
+                    "raw",
+                    &name(&restored),
+                    &name(image),
+                ],
+            );
             let raw = path("restored.img");
-            run(&tools.qemu_img, &["convert", "-f", "vhdx", "-O", "raw", &name(&restored), &name(&raw)]);
+            run(
+                &tools.qemu_img,
+                &[
+                    "convert",
+                    "-f",
+                    "vhdx",
+                    "-O",
+                    "raw",
+                    &name(&restored),
+                    &name(&raw),
+                ],
+            );
             if file == "ext4.vhdx" {
                 run(&tools.e2fsck, &["-fn", &name(&raw)]);
             } else {
@@ -165,7 +264,9 @@ fn ext4_and_ntfs_come_back_as_they_were_at_each_of_three_backups() {
 
 #[test]
 fn a_restored_disk_is_accepted_by_judges_of_other_origin() {
-    let (Some(seven), Some(info)) = (tool("7zz"), tool("vhdiinfo")) else { return };
+    let (Some(seven), Some(info)) = (tool("7zz"), tool("vhdiinfo")) else {
+        return;
+    };
     let world = crate::support::world_with_vm();
     let content = world.hosts[0].guest_hash("web01", 0);
     world.back_up("web01", &[]);
@@ -173,7 +274,16 @@ fn a_restored_disk_is_accepted_by_judges_of_other_origin() {
     let restored = world.hosts[0].local("D:\\out\\disk0.vhdx");
     run(&info, &[restored.to_str().unwrap()]);
     let out = world.path("unpacked");
-    run(&seven, &["x", "-y", "-tvhdx", &format!("-o{}", out.display()), restored.to_str().unwrap()]);
+    run(
+        &seven,
+        &[
+            "x",
+            "-y",
+            "-tvhdx",
+            &format!("-o{}", out.display()),
+            restored.to_str().unwrap(),
+        ],
+    );
     let raw = fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
     let file = File::open(raw).unwrap();
     let mut hasher = blake3::Hasher::new();

@@ -2,35 +2,61 @@
 
 use harness::{DiskSpec, World, make_disk};
 
-use crate::support::{EXE, MIB, assert_host_is_clean, assert_points_verify, guest_write, points, text};
+use crate::support::{
+    EXE, MIB, assert_host_is_clean, assert_points_verify, guest_write, points, text,
+};
 
 #[test]
 fn an_increment_after_one_per_cent_reads_and_sends_about_one_per_cent() {
     let world = World::with_host(EXE);
     let file = world.path("big.vhdx");
-    make_disk(&file, DiskSpec { size: 400 * MIB, data: 400 * MIB, seed: 1 });
+    make_disk(
+        &file,
+        DiskSpec {
+            size: 400 * MIB,
+            data: 400 * MIB,
+            seed: 1,
+        },
+    );
     world.hosts[0].add_vm("big", &[("C:\\VMs\\big\\big.vhdx", &file)]);
     world.hosts[0].ctl(&["power", "big", "on"]);
     world.wait_for_vm("big");
     let full = world.back_up("big", &[]);
     let read = full["figures"]["bytes_read"].as_u64().unwrap();
-    assert!((400 * MIB..440 * MIB).contains(&read), "a full reads what is allocated: {read}");
+    assert!(
+        (400 * MIB..440 * MIB).contains(&read),
+        "a full reads what is allocated: {read}"
+    );
 
     // 4 MiB of 400, in 64 pieces of 64 KiB all over the disk.
     for piece in 0..64 {
-        guest_write(&world, "big", 0, piece * 6 * MIB + 128 * 1024, 64 * 1024, 1000 + piece);
+        guest_write(
+            &world,
+            "big",
+            0,
+            piece * 6 * MIB + 128 * 1024,
+            64 * 1024,
+            1000 + piece,
+        );
     }
     let content = world.hosts[0].guest_hash("big", 0);
     let job = world.back_up("big", &[]);
     let figure = |name: &str| job["figures"][name].as_u64().unwrap();
     for name in ["bytes_read", "bytes_sent", "bytes_stored"] {
-        assert!((4 * MIB..6 * MIB).contains(&figure(name)), "{name} of 4 MiB changed: {}", figure(name));
+        assert!(
+            (4 * MIB..6 * MIB).contains(&figure(name)),
+            "{name} of 4 MiB changed: {}",
+            figure(name)
+        );
     }
     let newest = &points(&world, "big")[0];
     assert_eq!(newest["kind"], "incremental");
     assert_eq!(newest["changed_bytes"].as_u64().unwrap(), 4 * MIB);
 
-    world.restore("big", &["--to", "HV01", "--name", "copy", "--folder", "D:\\copy"]);
+    world.restore(
+        "big",
+        &["--to", "HV01", "--name", "copy", "--folder", "D:\\copy"],
+    );
     assert_eq!(world.hosts[0].guest_hash("copy", 0), content);
     assert_host_is_clean(&world, 0);
 }
@@ -40,12 +66,22 @@ fn a_lost_rct_id_gives_a_full_with_its_reason_and_no_wrong_byte() {
     let world = crate::support::world_with_vm();
     world.back_up("web01", &[]);
     guest_write(&world, "web01", 0, 0, MIB, 5);
-    world.hosts[0].ctl(&["fault", "add", "rct-id-unknown", "--on", "GetVirtualDiskChanges"]);
+    world.hosts[0].ctl(&[
+        "fault",
+        "add",
+        "rct-id-unknown",
+        "--on",
+        "GetVirtualDiskChanges",
+    ]);
     let content = world.hosts[0].guest_hash("web01", 0);
     world.back_up("web01", &[]);
     let newest = &points(&world, "web01")[0];
     assert_eq!(newest["kind"], "full");
-    assert!(text(&newest["reason"]).contains("rct-id-lost") || text(&newest["reason"]).contains("tracker"), "{newest}");
+    assert!(
+        text(&newest["reason"]).contains("rct-id-lost")
+            || text(&newest["reason"]).contains("tracker"),
+        "{newest}"
+    );
     world.restore("web01", &["--to", "HV01", "--name", "copy"]);
     assert_eq!(world.hosts[0].guest_hash("copy", 0), content);
 }
@@ -74,7 +110,14 @@ fn partial_and_coarse_answers_of_the_tracker_lose_nothing() {
     world.hosts[0].ctl(&["fault", "set", "coarse_bytes=1048576"]);
     world.back_up("web01", &[]);
     for piece in 0..10 {
-        guest_write(&world, "web01", 0, piece * 5 * MIB + 4096 * piece, 4096, 40 + piece);
+        guest_write(
+            &world,
+            "web01",
+            0,
+            piece * 5 * MIB + 4096 * piece,
+            4096,
+            40 + piece,
+        );
     }
     let content = world.hosts[0].guest_hash("web01", 0);
     world.back_up("web01", &[]);

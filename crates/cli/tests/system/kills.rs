@@ -2,13 +2,22 @@
 
 use harness::{DiskSpec, World, make_disk};
 
-use crate::support::{EXE, MIB, assert_host_is_clean, assert_points_verify, destroy_vm, guest_write, points, text};
+use crate::support::{
+    EXE, MIB, assert_host_is_clean, assert_points_verify, destroy_vm, guest_write, points, text,
+};
 
 /// An installation whose backups and restores take long enough to be interrupted.
 fn world_with_big_vm() -> World {
     let world = World::with_host(EXE);
     let file = world.path("big.vhdx");
-    make_disk(&file, DiskSpec { size: 640 * MIB, data: 640 * MIB, seed: 3 });
+    make_disk(
+        &file,
+        DiskSpec {
+            size: 640 * MIB,
+            data: 640 * MIB,
+            seed: 3,
+        },
+    );
     world.hosts[0].add_vm("big", &[("C:\\VMs\\big\\big.vhdx", &file)]);
     world.hosts[0].ctl(&["power", "big", "on"]);
     world.wait_for_vm("big");
@@ -19,9 +28,15 @@ fn world_with_big_vm() -> World {
 fn wait_for_middle(world: &World, id: &str, step: &str) {
     world.wait_for(&format!("the middle of step {step}"), || {
         let job = world.cli.json(&["job", "show", id]);
-        let running = job["steps"].as_array()?.iter().any(|found| found["name"] == step && found["state"] == "running");
+        let running = job["steps"]
+            .as_array()?
+            .iter()
+            .any(|found| found["name"] == step && found["state"] == "running");
         let done = job["progress"]["bytes_done"].as_u64()?;
-        assert!(!matches!(text(&job["state"]), "failed" | "succeeded"), "too late to interrupt: {job}");
+        assert!(
+            !matches!(text(&job["state"]), "failed" | "succeeded"),
+            "too late to interrupt: {job}"
+        );
         (running && done > 32 * MIB).then_some(())
     });
 }
@@ -36,7 +51,10 @@ fn assert_recovered(world: &World, id: &str) {
     world.back_up("big", &[]);
     assert_host_is_clean(world, 0);
     assert_points_verify(world, "big");
-    world.restore("big", &["--to", "HV01", "--name", "copy", "--folder", "D:\\copy"]);
+    world.restore(
+        "big",
+        &["--to", "HV01", "--name", "copy", "--folder", "D:\\copy"],
+    );
     assert_eq!(world.hosts[0].guest_hash("copy", 0), content);
 }
 

@@ -8,16 +8,24 @@ use std::time::Duration;
 use harness::{disk_hash, find_step, step_names};
 
 use crate::support::{
-    EXE, MIB, add_vm, assert_host_is_clean, assert_points_verify, destroy_vm, guest_write, points, text, world_with_vm,
+    EXE, MIB, add_vm, assert_host_is_clean, assert_points_verify, destroy_vm, guest_write, points,
+    text, world_with_vm,
 };
 
 #[test]
 fn s01_a_protected_vm_gets_recovery_points_by_the_schedule() {
     let world = world_with_vm();
-    world.cli.json(&["policy", "create", "often", "--every", "1s"]);
-    world.cli.json(&["vm", "protect", "web01", "--policy", "often"]);
+    world
+        .cli
+        .json(&["policy", "create", "often", "--every", "1s"]);
+    world
+        .cli
+        .json(&["vm", "protect", "web01", "--policy", "often"]);
     world.wait_for("two recovery points nobody asked for", || {
-        let live = points(&world, "web01").into_iter().filter(|point| point["state"] == "live").count();
+        let live = points(&world, "web01")
+            .into_iter()
+            .filter(|point| point["state"] == "live")
+            .count();
         (live >= 2).then_some(())
     });
     world.cli.run(&["vm", "unprotect", "web01"]).expect(0);
@@ -50,7 +58,10 @@ fn s02_latest_is_the_default_and_any_older_point_can_be_chosen() {
     assert_eq!(restore("newest", &[]), states[2]);
     for (number, point) in made.iter().enumerate() {
         let name = format!("older{number}");
-        assert_eq!(restore(&name, &["--point", text(&point["id"])]), states[number]);
+        assert_eq!(
+            restore(&name, &["--point", text(&point["id"])]),
+            states[number]
+        );
     }
 }
 
@@ -68,7 +79,10 @@ fn s03_s05_a_whole_vm_comes_back_to_where_it_was() {
     assert_eq!(job["state"], "succeeded");
     let after = world.hosts[0].vm("web01").unwrap();
     assert_eq!(after["id"], before["id"], "the id is kept");
-    assert_eq!(after["disks"][0]["path"], before["disks"][0]["path"], "the path is kept");
+    assert_eq!(
+        after["disks"][0]["path"], before["disks"][0]["path"],
+        "the path is kept"
+    );
     assert_eq!(after["state"], "off", "power is off unless asked");
     assert_eq!(world.hosts[0].guest_hash("web01", 0), content);
     assert_host_is_clean(&world, 0);
@@ -91,8 +105,15 @@ fn s04_one_disk_of_several_is_restored_to_a_folder() {
     assert_eq!(job["state"], "succeeded");
     let files = world.hosts[0].files("D:\\out\\*");
     assert_eq!(files.len(), 1, "{files:?}");
-    assert_eq!(disk_hash(&world.hosts[0].local("D:\\out\\disk1.vhdx")), content);
-    assert_eq!(world.hosts[0].ctl(&["vm", "show", "db01"]), before, "the VM is untouched");
+    assert_eq!(
+        disk_hash(&world.hosts[0].local("D:\\out\\disk1.vhdx")),
+        content
+    );
+    assert_eq!(
+        world.hosts[0].ctl(&["vm", "show", "db01"]),
+        before,
+        "the VM is untouched"
+    );
     assert!(text(&find_step(&job, "kind").unwrap()["detail"]).contains("virtual disk restore"));
 }
 
@@ -105,14 +126,27 @@ fn s06_a_vm_is_restored_to_another_host_folder_name_and_network() {
     let id = world.hosts[0].vm("web01").unwrap()["id"].clone();
     world.back_up("web01", &[]);
 
-    let words = ["--to", "HV02", "--folder", "D:\\restored", "--name", "web02", "--network", "LAN=DMZ"];
+    let words = [
+        "--to",
+        "HV02",
+        "--folder",
+        "D:\\restored",
+        "--name",
+        "web02",
+        "--network",
+        "LAN=DMZ",
+    ];
     let job = world.restore("web01", &words);
     assert_eq!(job["host"]["name"], "HV02");
     let made = world.hosts[1].vm("web02").unwrap();
     assert_ne!(made["id"], id, "a copy has its own id");
     assert_eq!(made["disks"][0]["path"], "D:\\restored\\disk0.vhdx");
     assert_eq!(world.hosts[1].guest_hash("web02", 0), content);
-    assert_eq!(world.hosts[0].guest_hash("web01", 0), content, "the original is untouched");
+    assert_eq!(
+        world.hosts[0].guest_hash("web01", 0),
+        content,
+        "the original is untouched"
+    );
     assert!(made.to_string().contains("DMZ"), "{made}");
     world.hosts[1].ctl(&["power", "web02", "on"]);
 }
@@ -123,9 +157,17 @@ fn s06_the_same_host_gives_a_copy_with_its_own_id_and_name() {
     world.back_up("web01", &[]);
     world.restore("web01", &["--to", "HV01"]);
     let vms = world.hosts[0].ctl(&["vm", "list"]);
-    let names: Vec<&str> = vms.as_array().unwrap().iter().map(|vm| text(&vm["name"])).collect();
+    let names: Vec<&str> = vms
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| text(&vm["name"]))
+        .collect();
     assert_eq!(names.len(), 2, "{names:?}");
-    assert!(names.iter().any(|name| name.starts_with("web01-restored-")), "{names:?}");
+    assert!(
+        names.iter().any(|name| name.starts_with("web01-restored-")),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -137,12 +179,25 @@ fn s08_s09_s10_s16_the_agent_of_the_host_restores_by_itself_in_the_required_orde
     assert_eq!(job["host"]["name"], "HV02", "S8: the host concerned");
     assert!(world.hosts[1].vm("copy").is_some() && world.hosts[0].vm("copy").is_none());
     let names = step_names(&job);
-    assert_eq!(names, ["request", "agent", "space", "kind", "connect", "send", "restore", "verify"], "S16");
+    assert_eq!(
+        names,
+        [
+            "request", "agent", "space", "kind", "connect", "send", "restore", "verify"
+        ],
+        "S16"
+    );
     let steps = job["steps"].as_array().unwrap();
-    assert!(steps.iter().all(|step| step["state"] == "done"), "{steps:?}");
+    assert!(
+        steps.iter().all(|step| step["state"] == "done"),
+        "{steps:?}"
+    );
     let times: Vec<&str> = steps.iter().map(|step| text(&step["started"])).collect();
     assert!(times.is_sorted(), "{times:?}");
-    assert!(text(&steps[1]["detail"]).to_lowercase().contains("ready"), "S9: {}", steps[1]);
+    assert!(
+        text(&steps[1]["detail"]).to_lowercase().contains("ready"),
+        "S9: {}",
+        steps[1]
+    );
 }
 
 #[test]
@@ -150,11 +205,16 @@ fn s13_s14_s15_the_log_tells_kind_connection_and_what_was_sent() {
     let world = world_with_vm();
     world.back_up("web01", &[]);
     let job = world.restore("web01", &["--to", "HV01", "--name", "copy"]);
-    assert!(text(&find_step(&job, "kind").unwrap()["detail"]).contains("full virtual machine restore"));
+    assert!(
+        text(&find_step(&job, "kind").unwrap()["detail"]).contains("full virtual machine restore")
+    );
     let point = points(&world, "web01")[0]["id"].clone();
     assert!(text(&find_step(&job, "connect").unwrap()["detail"]).contains(text(&point)));
     let sent = job["figures"]["bytes_sent"].as_u64().unwrap();
-    assert!(sent >= 16 * MIB, "16 MiB of data that does not compress were sent, not {sent}");
+    assert!(
+        sent >= 16 * MIB,
+        "16 MiB of data that does not compress were sent, not {sent}"
+    );
     assert_eq!(job["figures"]["bytes_stored"].as_u64().unwrap() / MIB, 16);
 }
 
@@ -166,22 +226,34 @@ fn s17_a_byte_that_changed_on_the_host_fails_the_restore_and_leaves_nothing() {
     // Registering takes a while, so that the file can be damaged before it is read back.
     world.hosts[0].ctl(&["fault", "set", "job_millis=1500"]);
     let target = world.hosts[0].volume("D").join("copy").join("disk0.vhdx");
-    let words = ["restore", "start", "web01", "--to", "HV01", "--name", "copy", "--folder", "D:\\copy"];
+    let words = [
+        "restore", "start", "web01", "--to", "HV01", "--name", "copy", "--folder", "D:\\copy",
+    ];
     let job = world.cli.json(&words);
     let id = text(&job["id"]);
-    world.wait_for("the restored file to be in place", || target.exists().then_some(()));
+    world.wait_for("the restored file to be in place", || {
+        target.exists().then_some(())
+    });
     flip_a_data_byte(&target);
     let job = world.wait_for_job(id, &["succeeded", "warnings", "failed"]);
     assert_eq!(job["state"], "failed", "{job}");
     assert_eq!(job["error"]["code"], "verify-failed", "{job}");
     assert!(text(&job["error"]["message"]).contains("offset"), "{job}");
-    assert_eq!(world.hosts[0].facts(), before, "nothing is left of the restore");
+    assert_eq!(
+        world.hosts[0].facts(),
+        before,
+        "nothing is left of the restore"
+    );
 }
 
 /// Flips a byte in the last MiB of a VHDX, which is payload.
 fn flip_a_data_byte(path: &std::path::Path) {
     use std::os::unix::fs::FileExt as _;
-    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let at = file.metadata().unwrap().len() - MIB / 2;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
@@ -195,10 +267,16 @@ fn s22_no_avhdx_is_ever_seen_while_a_point_of_a_vm_with_checkpoints_is_restored(
     guest_write(&world, "web01", 0, 5 * MIB, 2 * MIB, 7);
     let content = world.hosts[0].guest_hash("web01", 0);
     world.back_up("web01", &[]);
-    assert_eq!(points(&world, "web01")[0]["checkpoints"][0]["name"], "before update");
+    assert_eq!(
+        points(&world, "web01")[0]["checkpoints"][0]["name"],
+        "before update"
+    );
 
     let folder = world.hosts[0].volume("D");
-    let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::Mutex::new(BTreeSet::new())));
+    let (stop, seen) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(std::sync::Mutex::new(BTreeSet::new())),
+    );
     let watcher = {
         let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
         std::thread::spawn(move || {
@@ -210,14 +288,30 @@ fn s22_no_avhdx_is_ever_seen_while_a_point_of_a_vm_with_checkpoints_is_restored(
             }
         })
     };
-    world.restore("web01", &["--to", "HV01", "--name", "copy", "--folder", "D:\\copy"]);
+    world.restore(
+        "web01",
+        &["--to", "HV01", "--name", "copy", "--folder", "D:\\copy"],
+    );
     stop.store(true, Ordering::Relaxed);
     watcher.join().unwrap();
     let seen = seen.lock().unwrap();
-    assert!(seen.iter().any(|name| name.ends_with(".vhdx")), "the watcher saw the restore: {seen:?}");
-    assert!(!seen.iter().any(|name| name.ends_with(".avhdx")), "{seen:?}");
-    assert_eq!(world.hosts[0].ctl(&["checkpoint", "list", "copy"]), serde_json::json!([]));
-    assert_eq!(world.hosts[0].guest_hash("copy", 0), content, "the current state at backup time");
+    assert!(
+        seen.iter().any(|name| name.ends_with(".vhdx")),
+        "the watcher saw the restore: {seen:?}"
+    );
+    assert!(
+        !seen.iter().any(|name| name.ends_with(".avhdx")),
+        "{seen:?}"
+    );
+    assert_eq!(
+        world.hosts[0].ctl(&["checkpoint", "list", "copy"]),
+        serde_json::json!([])
+    );
+    assert_eq!(
+        world.hosts[0].guest_hash("copy", 0),
+        content,
+        "the current state at backup time"
+    );
 }
 
 fn walk(folder: &std::path::Path, found: &mut impl FnMut(String)) {
@@ -245,7 +339,19 @@ fn a_vm_with_user_checkpoints_is_backed_up_through_its_chain() {
     let made = points(&world, "web01");
     for (point, content, name) in [(&made[1], content, "first"), (&made[0], later, "second")] {
         let folder = format!("D:\\{name}");
-        world.restore("web01", &["--to", "HV01", "--name", name, "--folder", &folder, "--point", text(&point["id"])]);
+        world.restore(
+            "web01",
+            &[
+                "--to",
+                "HV01",
+                "--name",
+                name,
+                "--folder",
+                &folder,
+                "--point",
+                text(&point["id"]),
+            ],
+        );
         assert_eq!(world.hosts[0].guest_hash(name, 0), content);
     }
 }

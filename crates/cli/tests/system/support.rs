@@ -25,21 +25,49 @@ pub(crate) fn add_vm(world: &World, host: usize, name: &str, sizes: &[u64]) {
         .map(|(number, size)| {
             let file = world.path(&format!("{name}-{number}.vhdx"));
             let seed = 100 + u64::try_from(number).unwrap();
-            make_disk(&file, DiskSpec { size: size * MIB, data: size * MIB / 4, seed });
+            make_disk(
+                &file,
+                DiskSpec {
+                    size: size * MIB,
+                    data: size * MIB / 4,
+                    seed,
+                },
+            );
             (format!("C:\\VMs\\{name}\\disk{number}.vhdx"), file)
         })
         .collect();
-    let given: Vec<_> = disks.iter().map(|(path, file)| (path.as_str(), file.as_path())).collect();
+    let given: Vec<_> = disks
+        .iter()
+        .map(|(path, file)| (path.as_str(), file.as_path()))
+        .collect();
     world.hosts[host].add_vm(name, &given);
     world.hosts[host].ctl(&["power", name, "on"]);
     world.wait_for_vm(name);
 }
 
 /// Has the guest write a seeded pattern.
-pub(crate) fn guest_write(world: &World, vm: &str, disk: usize, offset: u64, length: u64, seed: u64) {
+pub(crate) fn guest_write(
+    world: &World,
+    vm: &str,
+    disk: usize,
+    offset: u64,
+    length: u64,
+    seed: u64,
+) {
     let (disk, offset) = (disk.to_string(), offset.to_string());
     let (length, seed) = (length.to_string(), seed.to_string());
-    let words = ["guest", "write", vm, &disk, "--offset", &offset, "--pattern", &seed, "--length", &length];
+    let words = [
+        "guest",
+        "write",
+        vm,
+        &disk,
+        "--offset",
+        &offset,
+        "--pattern",
+        &seed,
+        "--length",
+        &length,
+    ];
     world.hosts[0].ctl(&words);
 }
 
@@ -55,13 +83,20 @@ pub(crate) fn destroy_vm(world: &World, host: usize, vm: &str) {
 
 /// Returns the recovery points of a VM, newest first.
 pub(crate) fn points(world: &World, vm: &str) -> Vec<Value> {
-    world.cli.json(&["point", "list", vm]).as_array().cloned().unwrap_or_default()
+    world
+        .cli
+        .json(&["point", "list", vm])
+        .as_array()
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// Returns a text of a JSON value.
 #[track_caller]
 pub(crate) fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no text"))
 }
 
 /// Returns the only job of an answer to `backup start` or `restore start`.
@@ -83,7 +118,12 @@ pub(crate) fn assert_host_is_clean(world: &World, host: usize) {
     let vms = host.ctl(&["vm", "list"]);
     for vm in vms.as_array().unwrap() {
         let checkpoints = host.ctl(&["checkpoint", "list", text(&vm["id"])]);
-        assert_eq!(checkpoints, serde_json::json!([]), "checkpoints of {}", vm["name"]);
+        assert_eq!(
+            checkpoints,
+            serde_json::json!([]),
+            "checkpoints of {}",
+            vm["name"]
+        );
     }
 }
 
