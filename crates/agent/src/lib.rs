@@ -20,6 +20,7 @@ mod janitor;
 mod job;
 mod journal;
 mod links;
+mod monitor;
 mod options;
 mod restore;
 mod worker;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use api::agent_v1::{CertificateRequest, Finish, Outcome, PollRequest, Readiness, Work};
 use api_client::{Agent, Kind};
-use hyperv::{Host, HostFacts, HostFiles};
+use hyperv::{Host, HostFiles};
 use model::{Fence, JobId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -19,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::home::Home;
 use crate::job::{JobContext, Stop, report_until};
 use crate::journal::Journal;
+use crate::monitor::{HostState, Monitor};
 use crate::options::RunOptions;
 use crate::{backup, clock, enroll, host, janitor, restore};
 
@@ -51,7 +53,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
     let home = Arc::new(Home::open(&options.data_dir)?);
     let identity = home.identity()?;
     let (host, files) = host::connect(&options.host)?;
-    let mut server = Agent::new(&identity).context("set up the connection to the server")?;
+    let server = Agent::new(&identity).context("set up the connection to the server")?;
     let shared = Arc::new(Shared {
         home,
         host,
@@ -60,25 +62,14 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         running: Mutex::default(),
     });
     let tasks = TaskTracker::new();
-    let instance = uuid::Uuid::new_v4().to_string();
     info!(agent = %identity.agent, "agent of {} starts", identity.url);
 
-    while !shutdown.is_cancelled() {
-        match renew_certificate(&shared.home, &server).await {
-            Ok(Some(renewed)) => server = renewed,
-            Ok(None) => {}
-            Err(error) => warn!("cannot renew the agent's certificate: {error:#}"),
-        }
-        let turn = turn(&shared, &server, &instance, &tasks);
-        tokio::select! {
-            pause = turn => if let Some(pause) = pause {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = shutdown.cancelled() => {}
-                }
-            },
-            () = shutdown.cancelled() => {}
-        }
+    let server = watch::Sender::new(server);
+    let monitor = Monitor::new();
+    tokio::select! {
+        () = monitor.run(&shared, server.subscribe()) => {}
+        () = poll_for_work(&shared, &server, &monitor, &tasks) => {}
+        () = shutdown.cancelled() => {}
     }
     info!("agent stops");
     for job in shared.running().values() {
@@ -92,6 +83,45 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         warn!("jobs were still running; what they left is cleaned up at the next start");
     }
     Ok(())
+}
+
+/// Polls for ever. Dropped while a poll is held, nothing is lost: the server hands a job out again that did not arrive.
+async fn poll_for_work(
+    shared: &Arc<Shared>,
+    server: &watch::Sender<Agent>,
+    monitor: &Monitor,
+    tasks: &TaskTracker,
+) {
+    let instance = uuid::Uuid::new_v4().to_string();
+    let mut host = monitor.state.subscribe();
+    loop {
+        match renew_certificate(&shared.home, &server.borrow().clone()).await {
+            Ok(Some(renewed)) => {
+                server.send_replace(renewed);
+            }
+            Ok(None) => {}
+            Err(error) => warn!("cannot renew the agent's certificate: {error:#}"),
+        }
+        let state = host.borrow_and_update().clone();
+        let Some(state) = state else {
+            // Nothing is known of the host yet.
+            if host.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let client = server.borrow().clone();
+        let pause = tokio::select! {
+            pause = turn(shared, &client, &instance, state, monitor, tasks) => pause,
+            changed = host.changed() => changed.err().map(|_| UNREADY_PAUSE),
+        };
+        if let Some(pause) = pause {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = host.changed() => {}
+            }
+        }
+    }
 }
 
 impl Shared {
@@ -113,14 +143,16 @@ impl Shared {
     }
 }
 
-/// One turn of the loop; returns a pause before the next.
+/// One poll with what follows from it; returns a pause before the next.
 async fn turn(
     shared: &Arc<Shared>,
     server: &Agent,
     instance: &str,
+    host: HostState,
+    monitor: &Monitor,
     tasks: &TaskTracker,
 ) -> Option<Duration> {
-    let (mut readiness, facts) = host::readiness(&shared.host, &shared.files).await;
+    let mut readiness = host.readiness;
     if readiness == Readiness::Ready
         && let Err(error) = janitor::clean_up(shared, server).await
     {
@@ -134,7 +166,7 @@ async fn turn(
         instance: instance.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         readiness,
-        host: facts.as_ref().map(host::identity),
+        host: host.facts.as_deref().map(host::identity),
         running: shared.running_jobs(),
         slots: shared.options.slots,
     };
@@ -156,10 +188,8 @@ async fn turn(
             context.report_soon();
         }
     }
-    if let Some(facts) = facts.as_ref().filter(|_| ready && reply.inventory_wanted)
-        && let Err(error) = send_inventory(shared, server, facts).await
-    {
-        warn!("cannot send the inventory: {error:#}");
+    if reply.inventory_wanted {
+        monitor.inventory_wanted.notify_one();
     }
     if let Some(assignment) = reply.assignment {
         let context = Arc::new(JobContext::new(server.clone(), &assignment));
@@ -173,18 +203,6 @@ async fn turn(
         });
     }
     (!ready || asked_to_stop).then_some(UNREADY_PAUSE)
-}
-
-async fn send_inventory(shared: &Shared, server: &Agent, facts: &HostFacts) -> anyhow::Result<()> {
-    let vms = shared
-        .host
-        .vms()
-        .await
-        .context("list the VMs of the host")?;
-    server
-        .inventory(&host::inventory(facts, &vms))
-        .await
-        .context("send it")
 }
 
 /// Runs a job and tells the server how it ended.

@@ -181,7 +181,7 @@ pub struct Inventory {
 }
 
 /// A VM in the inventory.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryVm {
     /// Id.
     pub id: VmId,
@@ -202,7 +202,7 @@ pub struct InventoryVm {
 }
 
 /// A disk in the inventory.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryDisk {
     /// Path on the host.
     pub path: String,
