@@ -17,7 +17,11 @@ pub(crate) enum Access {
 
 /// Replaces a file: temporary name, flush, rename, flush of the folder.
 pub(crate) fn replace(path: &Path, bytes: &[u8], access: Access) -> anyhow::Result<()> {
-    let folder = path.parent().context("a file needs a folder")?;
+    // A bare name has an empty parent, which is no folder to flush.
+    let folder = match path.parent().context("a file needs a folder")? {
+        empty if empty.as_os_str().is_empty() => Path::new("."),
+        folder => folder,
+    };
     let name = path
         .file_name()
         .context("a file needs a name")?
