@@ -10,7 +10,7 @@ use api::agent_v1::{Inventory, InventoryVm, Readiness};
 use api_client::Agent;
 use hyperv::HostFacts;
 use tokio::sync::{Notify, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::host;
 use crate::worker::Shared;
@@ -58,6 +58,9 @@ impl Monitor {
                 let changed = state
                     .as_ref()
                     .is_none_or(|state| state.readiness != new.readiness);
+                if changed {
+                    log(&new.readiness);
+                }
                 *state = Some(new.clone());
                 changed
             });
@@ -82,6 +85,13 @@ impl Monitor {
                 () = self.inventory_wanted.notified() => sent = None,
             }
         }
+    }
+}
+
+fn log(readiness: &Readiness) {
+    match readiness {
+        Readiness::Ready => info!("the host is ready"),
+        Readiness::NotReady { reason } => warn!("the host is not ready: {reason}"),
     }
 }
 

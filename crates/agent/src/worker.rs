@@ -12,7 +12,7 @@ use api::agent_v1::{CertificateRequest, Finish, Outcome, PollRequest, Readiness,
 use api_client::{Agent, Kind};
 use hyperv::{Host, HostFiles};
 use model::{Fence, JobId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     /// Settings.
     pub(crate) options: RunOptions,
     running: Mutex<HashMap<JobId, Arc<JobContext>>>,
+    job_ended: Notify,
 }
 
 /// Runs the agent until `shutdown`.
@@ -60,6 +61,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         files,
         options,
         running: Mutex::default(),
+        job_ended: Notify::new(),
     });
     let tasks = TaskTracker::new();
     info!(agent = %identity.agent, "agent of {} starts", identity.url);
@@ -114,11 +116,14 @@ async fn poll_for_work(
         let pause = tokio::select! {
             pause = turn(shared, &client, &instance, state, monitor, tasks) => pause,
             changed = host.changed() => changed.err().map(|_| UNREADY_PAUSE),
+            // There is room for the next job now.
+            () = shared.job_ended.notified() => None,
         };
         if let Some(pause) = pause {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = host.changed() => {}
+                () = shared.job_ended.notified() => {}
             }
         }
     }
@@ -200,6 +205,7 @@ async fn turn(
         tasks.spawn(async move {
             run_job(&shared, &context, assignment.work).await;
             shared.running().remove(&context.job);
+            shared.job_ended.notify_one();
         });
     }
     (!ready || asked_to_stop).then_some(UNREADY_PAUSE)

@@ -34,7 +34,7 @@ fn unknown_names_say_so_and_what_to_do() {
         let done = world.cli.run(words);
         done.expect(4);
         assert!(
-            !String::from_utf8_lossy(&done.stderr).is_empty(),
+            !done.stderr.is_empty(),
             "{words:?}"
         );
     }
@@ -176,9 +176,9 @@ fn wrong_certificates_tokens_and_enrolments_are_refused() {
     let done = world.cli.with("REPRISE_CA", &wrong).run(&["status"]);
     done.expect(5);
     assert!(
-        String::from_utf8_lossy(&done.stderr).contains("fingerprint"),
+        done.stderr.contains("fingerprint"),
         "{}",
-        String::from_utf8_lossy(&done.stderr)
+        done.stderr
     );
     world
         .cli
