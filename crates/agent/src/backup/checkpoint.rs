@@ -47,6 +47,7 @@ impl Backup<'_> {
         host.wait_settled(vm_id).await.map_err(host_error)?;
         let vm = host.vm(vm_id).await.map_err(host_error)?;
         self.check_method(&facts, &vm)?;
+        check_disks(vm.disks.iter().filter(|disk| !self.is_excluded(disk)))?;
 
         let before = vm
             .checkpoints
@@ -99,7 +100,7 @@ impl Backup<'_> {
             disks,
             excluded,
         };
-        check_disks(&frozen.disks)?;
+        check_disks(frozen.disks.iter())?;
         let detail = format!(
             "{} checkpoint of {} disks and {} configuration files",
             consistency_text(frozen.consistency),
@@ -160,7 +161,7 @@ impl Backup<'_> {
 }
 
 /// Every disk must have a chain that is whole, and be a VHDX: VHD files cannot be tracked.
-fn check_disks(disks: &[VmDisk]) -> Result<(), JobError> {
+fn check_disks<'d>(disks: impl Iterator<Item = &'d VmDisk>) -> Result<(), JobError> {
     for disk in disks {
         if let Some(problem) = &disk.problem {
             return Err(JobError::failed(

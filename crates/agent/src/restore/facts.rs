@@ -46,7 +46,9 @@ impl Restore<'_> {
             existing: Vec::new(),
             reserve: self.shared.options.reserve,
         };
-        let wanted = wanted_paths(&self.work.point, &self.work.wish, &facts)?;
+        let mut wanted = wanted_paths(&self.work.point, &self.work.wish, &facts)?;
+        // On a volume the host does not have, nothing exists; the plan refuses such a path by name.
+        wanted.retain(|path| facts.volume_of(path).is_some());
         let files = Arc::clone(&self.shared.files);
         let looked = tokio::task::spawn_blocking(move || {
             let mut existing = Vec::new();

@@ -33,10 +33,7 @@ fn unknown_names_say_so_and_what_to_do() {
     ] {
         let done = world.cli.run(words);
         done.expect(4);
-        assert!(
-            !done.stderr.is_empty(),
-            "{words:?}"
-        );
+        assert!(!done.stderr.is_empty(), "{words:?}");
     }
     world.back_up("web01", &[]);
     world
@@ -175,11 +172,7 @@ fn wrong_certificates_tokens_and_enrolments_are_refused() {
     let wrong = "00".repeat(32);
     let done = world.cli.with("REPRISE_CA", &wrong).run(&["status"]);
     done.expect(5);
-    assert!(
-        done.stderr.contains("fingerprint"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.contains("fingerprint"), "{}", done.stderr);
     world
         .cli
         .with("REPRISE_TOKEN", "wrong")

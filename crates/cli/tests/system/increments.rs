@@ -106,7 +106,7 @@ fn an_applied_checkpoint_ends_the_chain_of_increments() {
 #[test]
 fn partial_and_coarse_answers_of_the_tracker_lose_nothing() {
     let world = crate::support::world_with_vm();
-    world.hosts[0].ctl(&["fault", "set", "partial_changes=true"]);
+    world.hosts[0].ctl(&["fault", "set", "partial_changes=3MiB"]);
     world.hosts[0].ctl(&["fault", "set", "coarse_bytes=1048576"]);
     world.back_up("web01", &[]);
     for piece in 0..10 {

@@ -13,8 +13,8 @@ fn world_with_big_vm() -> World {
     make_disk(
         &file,
         DiskSpec {
-            size: 640 * MIB,
-            data: 640 * MIB,
+            size: 384 * MIB,
+            data: 384 * MIB,
             seed: 3,
         },
     );
