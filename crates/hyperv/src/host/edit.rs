@@ -6,13 +6,14 @@ use wsman::{Instance, Properties, Value};
 use super::components::{Components, disk_path};
 use super::objects::{self, by_instance_id, id_key, resource_type};
 use super::{Host, Slot};
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// Most SCSI controllers of a VM.
 const MAX_SCSI_CONTROLLERS: usize = 4;
 
 impl Host {
-    /// Adds parts to settings. What they became is read from the settings again, as a job names no results.
+    /// Adds parts to settings. What they became is read from the settings again, as a job names no results. Where the
+    /// answer is lost the caller's step is repeated: it finds what is there by then.
     pub(super) async fn add_parts(&self, settings: &str, parts: &[Instance]) -> Result<(), Error> {
         let parameters = Properties::new()
             .with(
@@ -23,9 +24,15 @@ impl Host {
                 "ResourceSettings",
                 parts.iter().map(Value::embedded).collect::<Vec<_>>(),
             );
-        self.call(objects::MANAGEMENT, "AddResourceSettings", parameters)
+        match self
+            .call(objects::MANAGEMENT, "AddResourceSettings", parameters)
             .await
-            .map(drop)
+        {
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                Err(self.wait_quiet(error).await)
+            }
+            result => result.map(drop),
+        }
     }
 
     /// Changes parts: each holds its InstanceID and what is to change.
@@ -35,9 +42,8 @@ impl Host {
         }
         let texts = parts.iter().map(Value::embedded).collect::<Vec<_>>();
         let parameters = Properties::new().with("ResourceSettings", texts);
-        self.call(objects::MANAGEMENT, "ModifyResourceSettings", parameters)
+        self.call_setting("ModifyResourceSettings", parameters)
             .await
-            .map(drop)
     }
 
     /// Removes parts.
@@ -50,9 +56,15 @@ impl Host {
             .map(|part| Value::Epr(reference(part)))
             .collect::<Vec<_>>();
         let parameters = Properties::new().with("ResourceSettings", references);
-        self.call(objects::MANAGEMENT, "RemoveResourceSettings", parameters)
+        match self
+            .call(objects::MANAGEMENT, "RemoveResourceSettings", parameters)
             .await
-            .map(drop)
+        {
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                Err(self.wait_quiet(error).await)
+            }
+            result => result.map(drop),
+        }
     }
 
     /// Adds SCSI controllers until there are `count`.
@@ -124,7 +136,16 @@ impl Host {
             .with("Parent", drive_path)
             .with("HostResource", Value::texts([path]));
         let result = self.add_parts(id, &[media]).await;
-        if result.is_err() && added {
+        let unknown = result
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::ResultUnknown);
+        if unknown {
+            let parts = self.components(settings).await?;
+            let drive = parts.drives().into_iter().find(|drive| drive.slot == slot);
+            if drive.and_then(|drive| drive.media).and_then(disk_path) == Some(path) {
+                return Ok(());
+            }
+        } else if result.is_err() && added {
             // An empty drive of ours is worth nothing.
             let drive = Instance::new(objects::RESOURCE).with("InstanceID", drive_id);
             if let Err(error) = self.remove_parts(&[&drive]).await {
@@ -197,17 +218,21 @@ impl Host {
             .with("ResourceSubType", subtype)
             .with("Parent", controller)
             .with("AddressOnParent", slot.slot.to_string());
-        self.add_parts(settings, &[drive]).await?;
+        let lost = match self.add_parts(settings, &[drive]).await {
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => Some(error),
+            result => result.map(|()| None)?,
+        };
         let settings = Instance::new(objects::SETTINGS).with("InstanceID", settings);
         let parts = self.components(&settings).await?;
         let added = parts.drives().into_iter().find(|drive| drive.slot == slot);
         let id = added
             .and_then(|drive| drive.drive.text("InstanceID"))
             .map(str::to_owned);
-        id.ok_or_else(|| Error::Nonsense {
+        let nonsense = || Error::Nonsense {
             doing: "AddResourceSettings".into(),
             what: format!("it succeeded, but there is no drive at {slot}"),
-        })
+        };
+        id.ok_or_else(|| lost.unwrap_or_else(nonsense))
     }
 
     /// Removes what a slot holds and the drive itself.

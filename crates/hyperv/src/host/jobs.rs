@@ -255,6 +255,39 @@ impl Host {
         Ok(lost)
     }
 
+    /// Calls a method of the management service that sets something to a value: a call whose answer was lost is made
+    /// again once the host is quiet, as twice is the same as once.
+    pub(super) async fn call_setting(
+        &self,
+        method: &str,
+        parameters: Properties,
+    ) -> Result<(), Error> {
+        match self
+            .call(objects::MANAGEMENT, method, parameters.clone())
+            .await
+        {
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                self.wait_quiet(error).await;
+                self.call(objects::MANAGEMENT, method, parameters)
+                    .await
+                    .map(drop)
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Waits until the host works on no job any more, so that what a lost answer left open has happened or will not;
+    /// returns the call's error.
+    pub(super) async fn wait_quiet(&self, error: Error) -> Error {
+        let mut lost = self.lost(error);
+        loop {
+            match self.keep_looking(lost).await {
+                Ok(more) => lost = more,
+                Err(error) => return error,
+            }
+        }
+    }
+
     /// Begins the look for the effect of a call whose answer was lost.
     pub(super) fn lost(&self, error: Error) -> LostAnswer {
         tracing::warn!("looking for the effect, as the result is unknown: {error}");
@@ -324,8 +357,6 @@ impl Host {
     /// Calls ModifySystemSettings with the properties to change.
     pub(super) async fn modify_settings(&self, settings: &Instance) -> Result<(), Error> {
         let parameters = Properties::new().with("SystemSettings", wsman::Value::embedded(settings));
-        self.call(objects::MANAGEMENT, "ModifySystemSettings", parameters)
-            .await
-            .map(drop)
+        self.call_setting("ModifySystemSettings", parameters).await
     }
 }

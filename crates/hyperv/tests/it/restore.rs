@@ -329,6 +329,18 @@ async fn disks_are_attached_replaced_and_detached() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    sim.host.detach_disk(vm, slot).await.unwrap();
+    // The answers of both calls, for the drive and for the file, are lost.
+    for _ in 0..2 {
+        sim.fault(FaultRule::ConnectionLostAfter, "AddResourceSettings")
+            .await;
+    }
+    let again = sim.host.attach_disk(vm, r"C:\a.vhdx", None).await.unwrap();
+    assert_eq!(again, slot);
+    sim.fault(FaultRule::ConnectionLostAfter, "ModifyResourceSettings")
+        .await;
+    sim.host.replace_disk(vm, slot, r"C:\b.vhdx").await.unwrap();
+    sim.host.replace_disk(vm, slot, r"C:\a.vhdx").await.unwrap();
     let count = async || {
         sim.host
             .vm(vm)
