@@ -1,7 +1,9 @@
 //! Sessions: batches, limits, faults, broken connections.
 
-use hyperv::{CimSession, Endpoint, Error, ErrorKind, Host};
-use wsman::{Epr, Fault, Instance, Item, Items, Operation, Properties, Reply, Request, Subcode};
+use hyperv::{Changes, CimSession, Endpoint, Error, ErrorKind, Host};
+use wsman::{
+    Epr, Fault, Instance, Item, Items, Operation, Properties, Reply, Request, Subcode, Value,
+};
 
 use crate::peer::{Answer, Peer};
 
@@ -307,4 +309,67 @@ async fn an_account_without_rights_and_a_machine_without_hyper_v_are_named_as_su
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("no Hyper-V host"), "{error}");
+}
+
+#[tokio::test]
+async fn a_crowded_place_of_a_disk_is_asked_for_in_small_pieces_and_the_rest_in_large_ones() {
+    const GIB: u64 = 1 << 30;
+    // Every MiB of the first GiB has changed; a reply holds 100 ranges.
+    let peer = Peer::start(|request| match &request.operation {
+        Operation::Invoke { method, parameters } => {
+            let (offset, len) = (
+                parameters.u64("ByteOffset").unwrap(),
+                parameters.u64("ByteLength").unwrap(),
+            );
+            let changed: Vec<u64> = (offset >> 20..(offset + len).min(GIB) >> 20)
+                .map(|mib| mib << 20)
+                .collect();
+            if changed.len() > 100 {
+                return Fault::encoding_limit("too large").into();
+            }
+            let values =
+                |values: Vec<u64>| Value::Array(values.into_iter().map(Value::U64).collect());
+            let outputs = Properties::new()
+                .with("ProcessedByteLength", len)
+                .with("ChangedByteLengths", values(vec![4096; changed.len()]))
+                .with("ChangedByteOffsets", values(changed))
+                .with("ReturnValue", 0_u32);
+            Reply::Invoke {
+                method: method.clone(),
+                outputs,
+            }
+            .into()
+        }
+        _ => {
+            let service = Instance::new("Msvm_ImageManagementService").with("Name", "vhdsvc");
+            let items = Items {
+                items: vec![Item::Object(service)],
+                context: None,
+                end: true,
+            };
+            Reply::Enumerate {
+                batch: items,
+                optimized: true,
+            }
+            .into()
+        }
+    })
+    .await;
+    let host = Host::new(&Endpoint::new(peer.url.as_str())).unwrap();
+    let changes = host
+        .changed_ranges(r"C:\a.vhdx", "id", 64 * GIB)
+        .await
+        .unwrap();
+    let Changes::Ranges(ranges) = changes else {
+        panic!("{changes:?}")
+    };
+    assert_eq!(
+        (ranges.as_slice().len(), ranges.bytes()),
+        (1024, 1024 * 4096)
+    );
+    assert!(
+        peer.methods().len() < 80,
+        "{} questions",
+        peer.methods().len()
+    );
 }
