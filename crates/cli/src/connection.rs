@@ -12,7 +12,7 @@ use crate::profile::Profile;
 /// How to reach the server.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ConnectionArgs {
-    /// Address of the server, such as https://backup.example:8443; else the one of `reprise login`
+    /// Address of the server, such as `https://backup.example:8443`; else the one of `reprise login`
     #[arg(
         long,
         global = true,
