@@ -27,13 +27,7 @@ pub(crate) fn check(tests: bool) -> anyhow::Result<()> {
     if tests {
         test::test(&[])?;
     }
-    run(cargo(&[
-        "doc",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ])
-    .env("RUSTDOCFLAGS", "-D warnings"))?;
+    run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     windows()?;
     demo()?;
     say("all checks passed");
