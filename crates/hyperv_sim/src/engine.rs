@@ -21,6 +21,7 @@ use crate::disks::VmDisks;
 use crate::failure::Failure;
 use crate::faults;
 use crate::jobs::Job;
+use crate::merge;
 use crate::methods::Operation;
 use crate::state::{
     HostState, JobsState, Knobs, Layout, Power, Vm, load_host, load_jobs, load_vms, save,
@@ -118,6 +119,8 @@ impl Engine {
         });
         for vm in vms {
             self.write_config(&vm);
+            merge::finish_interrupted(self, vm.id);
+            let Some(vm) = self.vm(vm.id) else { continue };
             if vm.power.holds_disks() {
                 let disks = self.disks_of(vm.id);
                 let attached = lock(&disks).attach_all(self, &vm);
@@ -229,8 +232,7 @@ impl Engine {
             .ok_or_else(|| Failure::invalid("the virtual machine is gone"))?;
         let mut vm = old.clone();
         let value = change(&mut vm)?;
-        let configured =
-            vm.definition != old.definition || vm.checkpoints.len() != old.checkpoints.len();
+        let configured = !vm.definitions().eq(old.definitions());
         if configured {
             vm.config_changed = now();
         }

@@ -1,8 +1,10 @@
 //! The guest: reads and writes into the disks of a running VM, and a workload like a file system's.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::time::Duration;
 
+use model::CELL;
 use uuid::Uuid;
 use vhdx::{Disk, Vhdx};
 
@@ -17,6 +19,10 @@ use crate::winpath::same_path;
 
 /// Bytes handled at once.
 const PIECE_BYTES: usize = 1 << 20;
+/// Bytes written before others get a turn at the VM's files.
+const TURN_BYTES: u64 = 16 << 20;
+/// How long their turn is at least.
+const BREATH: Duration = Duration::from_millis(1);
 /// What a write may take besides its own bytes: tables, the change log.
 const OVERHEAD_BYTES: u64 = 64 * 1024;
 
@@ -120,84 +126,91 @@ pub(crate) fn write(
     offset: u64,
     content: &GuestContent,
 ) -> Result<u64, CtlError> {
-    with_running(engine, vm, |disks| {
-        let slot = slot(vm, index)?;
-        let disk = held(disks, &slot.attachment)?;
-        let mut room = Room::new(engine, vm, disk);
-        let mut buffer = vec![0; PIECE_BYTES];
-        match content {
-            GuestContent::Pattern { seed, length } => {
-                let end = check_range(offset, *length, disk.writer.size())?;
-                let mut at = offset;
-                while at < end {
-                    let piece = &mut buffer[..piece_len(end - at)];
-                    pattern(*seed, at - offset, piece);
-                    room.write(disk, at, piece)?;
-                    at += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-                }
-                Ok(*length)
-            }
-            GuestContent::File(path) => write_file(disk, &mut room, offset, path, &mut buffer),
+    let attachment = slot(vm, index)?.attachment;
+    let place = Place {
+        engine,
+        vm,
+        attachment,
+        offset,
+    };
+    match content {
+        GuestContent::Pattern { seed, length } => place.fill(*length, |at, piece| {
+            pattern(*seed, at, piece);
+            Ok(())
+        }),
+        GuestContent::File(path) => {
+            let io = |err: std::io::Error| {
+                let missing = err.kind() == std::io::ErrorKind::NotFound;
+                let kind = if missing {
+                    CtlErrorKind::NotFound
+                } else {
+                    CtlErrorKind::Failed
+                };
+                CtlError::new(kind, format!("failed to read {}: {err}", path.display()))
+            };
+            let mut file = std::fs::File::open(path).map_err(io)?;
+            let length = file.metadata().map_err(io)?.len();
+            place.fill(length, |_, piece| file.read_exact(piece).map_err(io))
         }
-    })
+    }
 }
 
-fn write_file(
-    disk: &mut OpenDisk,
-    room: &mut Room<'_>,
+/// Where a guest writes.
+struct Place<'a> {
+    engine: &'a Engine,
+    vm: &'a Vm,
+    attachment: String,
     offset: u64,
-    path: &Path,
-    buffer: &mut [u8],
-) -> Result<u64, CtlError> {
-    let io = |err: std::io::Error| {
-        let kind = if err.kind() == std::io::ErrorKind::NotFound {
-            CtlErrorKind::NotFound
-        } else {
-            CtlErrorKind::Failed
-        };
-        CtlError::new(kind, format!("failed to read {}: {err}", path.display()))
-    };
-    let mut file = std::fs::File::open(path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
-    let end = check_range(offset, length, disk.writer.size())?;
-    let mut at = offset;
-    while at < end {
-        let piece = &mut buffer[..piece_len(end - at)];
-        file.read_exact(piece).map_err(io)?;
-        room.write(disk, at, piece)?;
-        at += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+}
+
+impl Place<'_> {
+    /// Writes `length` bytes, made piece by piece.
+    fn fill(
+        &self,
+        length: u64,
+        mut make: impl FnMut(u64, &mut [u8]) -> Result<(), CtlError>,
+    ) -> Result<u64, CtlError> {
+        let mut room = Room::new(self.engine, self.vm);
+        let mut buffer = vec![0; PIECE_BYTES];
+        let mut done = 0_u64;
+        in_turns(self.engine, self.vm, |disks| {
+            let disk = held(disks, &self.attachment)?;
+            check_range(self.offset, length, disk.writer.size())?;
+            let until = done.saturating_add(TURN_BYTES).min(length);
+            while done < until {
+                let piece = &mut buffer[..piece_len(until - done)];
+                make(done, piece)?;
+                room.write(disk, self.offset + done, piece)?;
+                done += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            }
+            Ok(done == length)
+        })?;
+        Ok(length)
     }
-    Ok(length)
 }
 
 /// Writes `bytes` over the VM's disks as a file system does: small metadata at the front again and again, files in
 /// runs in the middle, some overwritten in place. The same for the same seed and disks.
 pub(crate) fn workload(engine: &Engine, vm: &Vm, seed: u64, bytes: u64) -> Result<u64, CtlError> {
-    with_running(engine, vm, |disks| {
-        if disks.open.is_empty() {
-            return Err(CtlError::new(
-                CtlErrorKind::Usage,
-                format!("{} has no disk to write to", vm.name()),
-            ));
-        }
-        let mut buffer = vec![0; PIECE_BYTES];
-        let mut rooms: Vec<Room<'_>> = disks
-            .open
-            .iter()
-            .map(|disk| Room::new(engine, vm, disk))
-            .collect();
-        let count = u64::try_from(disks.open.len()).unwrap_or(1);
-        let (mut done, mut turn) = (0, 0_u64);
-        while done < bytes {
+    let slots = vm.definition.disk_slots();
+    let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
+    if count == 0 {
+        let message = format!("{} has no disk to write to", vm.name());
+        return Err(CtlError::new(CtlErrorKind::Usage, message));
+    }
+    let mut room = Room::new(engine, vm);
+    let mut buffer = vec![0; PIECE_BYTES];
+    let (mut done, mut turn) = (0_u64, 0_u64);
+    in_turns(engine, vm, |disks| {
+        let until = done.saturating_add(TURN_BYTES).min(bytes);
+        while done < until {
             let draw = |what: u64| mix(mix(seed ^ what).wrapping_add(turn));
             let index = usize::try_from(draw(1) % count).unwrap_or(0);
-            let disk = &mut disks.open[index];
-            let cells = disk.writer.size() / 4096;
+            let disk = held(disks, &slots[index].attachment)?;
+            let cells = disk.writer.size() / CELL;
             if cells == 0 {
-                return Err(CtlError::new(
-                    CtlErrorKind::Usage,
-                    format!("'{}' is too small", disk.path),
-                ));
+                let message = format!("'{}' is too small for a workload", disk.path);
+                return Err(CtlError::new(CtlErrorKind::Usage, message));
             }
             // One in four touches metadata: a single cell in the first 64th of the disk.
             let (start, run) = match draw(2) % 4 {
@@ -205,53 +218,71 @@ pub(crate) fn workload(engine: &Engine, vm: &Vm, seed: u64, bytes: u64) -> Resul
                 1 => (draw(3) % cells, 1 + draw(4) % 4),
                 _ => (draw(3) % cells, 1 + draw(4) % 256),
             };
-            let len = (run.min(cells - start) * 4096).min(bytes - done);
+            let len = (run.min(cells - start) * CELL).min(bytes - done);
             let piece = &mut buffer[..piece_len(len)];
             pattern(draw(5), 0, piece);
-            rooms[index].write(disk, start * 4096, piece)?;
+            room.write(disk, start * CELL, piece)?;
             done += u64::try_from(piece.len()).unwrap_or(u64::MAX);
             turn += 1;
         }
-        Ok(done)
-    })
+        Ok(done >= bytes)
+    })?;
+    Ok(bytes)
 }
 
-/// Room on the volume of a disk, looked up anew only when what was seen last is used up.
+/// Works on the disks of a running VM until `work` says that it is done, giving others a turn in between: a backup
+/// of a busy VM gets its checkpoint.
+fn in_turns(
+    engine: &Engine,
+    vm: &Vm,
+    mut work: impl FnMut(&mut VmDisks) -> Result<bool, CtlError>,
+) -> Result<(), CtlError> {
+    while !with_running(engine, vm, &mut work)? {
+        if !engine.pause(BREATH) {
+            return Err(CtlError::new(
+                CtlErrorKind::Failed,
+                "the host stopped while the guest wrote",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Room on the volumes of a VM's disks, looked up anew only when what was seen last is used up.
 struct Room<'a> {
     engine: &'a Engine,
     vm: Uuid,
     name: String,
-    letter: char,
-    left: u64,
+    left: BTreeMap<char, u64>,
 }
 
 impl<'a> Room<'a> {
-    fn new(engine: &'a Engine, vm: &Vm, disk: &OpenDisk) -> Self {
+    fn new(engine: &'a Engine, vm: &Vm) -> Self {
         Self {
             engine,
             vm: vm.id,
             name: vm.name().to_owned(),
-            letter: disk.path.letter(),
-            left: 0,
+            left: BTreeMap::new(),
         }
     }
 
     fn write(&mut self, disk: &mut OpenDisk, offset: u64, piece: &[u8]) -> Result<(), CtlError> {
-        let needed = u64::try_from(piece.len())
-            .unwrap_or(u64::MAX)
-            .saturating_add(OVERHEAD_BYTES);
-        if self.left < needed {
+        let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        let needed = bytes.saturating_add(OVERHEAD_BYTES);
+        let letter = disk.path.letter();
+        let left = self.left.entry(letter).or_default();
+        if *left < needed {
             let volume = self.engine.read(|state| {
                 state
                     .host
                     .volumes
                     .iter()
-                    .find(|volume| volume.letter == self.letter)
+                    .find(|volume| volume.letter == letter)
                     .cloned()
             });
-            self.left = volume.map_or(0, |volume| free_bytes(self.engine, &volume));
+            *left = volume.map_or(0, |volume| free_bytes(self.engine, &volume));
         }
-        if self.left < needed
+        if *left < needed
             || self
                 .engine
                 .fault(FaultRule::DiskFull, &["guest-write"], Some(self.vm))
@@ -261,15 +292,16 @@ impl<'a> Room<'a> {
                 Ok(())
             });
             paused.map_err(failed)?;
+            let name = &self.name;
             return Err(CtlError::new(
                 CtlErrorKind::Failed,
                 format!(
-                    "volume {}: is full and {} is paused; make room (`sim ctl volume set`), then `sim ctl power {} on`",
-                    self.letter, self.name, self.name
+                    "volume {letter}: is full and {name} is paused; make room (`sim ctl volume set`), then \
+                     `sim ctl power {name} on`"
                 ),
             ));
         }
-        self.left -= needed;
+        *left -= needed;
         disk.write(offset, piece).map_err(failed)
     }
 }

@@ -22,7 +22,7 @@ use crate::platform;
 use crate::rct;
 use crate::state::{CheckpointKind, Vm};
 use crate::volume;
-use crate::winpath::{WinPath, same_path};
+use crate::winpath::same_path;
 
 /// How long to wait before a merge that could not be done is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -137,6 +137,23 @@ fn work_off(engine: &Arc<Engine>, vm_id: Uuid) {
     }
 }
 
+/// Takes a merge to its end that was killed after the parent had become the child: the child no longer knows its
+/// parent then, so nothing can be opened before.
+pub(crate) fn finish_interrupted(engine: &Engine, vm_id: Uuid) {
+    let Some(vm) = engine.vm(vm_id) else { return };
+    let Some(work @ Work::Merge { child, parent }) = &next(&vm) else {
+        return;
+    };
+    let identity = |path: &str| {
+        let link = parse_path(path).and_then(|path| open_link(engine, &path, Hold::None));
+        link.map(|link| link.info.data_write_guid).ok()
+    };
+    let merged = identity(child).is_some_and(|child| identity(parent) == Some(child));
+    if merged && let Err(failure) = step(engine, vm_id, work) {
+        tracing::warn!("failed to end a merge of {}: {failure}", vm.name());
+    }
+}
+
 /// Does what can be done to a VM's files right now; used when the VM is about to go.
 pub(crate) fn work_off_now(engine: &Engine, vm_id: Uuid) {
     while let Some(vm) = engine.vm(vm_id)
@@ -202,6 +219,13 @@ fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<()
     let (child_path, parent_path) = (parse_path(child)?, parse_path(parent)?);
     let child_file = open_file(engine, &child_path, Hold::Exclusive)?;
     let parent_file = open_file(engine, &parent_path, Hold::Exclusive)?;
+    // Taken before anything is changed: whoever reads one of them holds up the merge, not its end.
+    let mut grandchildren = Vec::new();
+    for (grandchild, _) in vm.chain.iter().filter(|(_, of)| same_path(of, child)) {
+        let path = parse_path(grandchild)?;
+        let file = open_file(engine, &path, Hold::Exclusive)?;
+        grandchildren.push((path, file));
+    }
     let room = child_file
         .metadata()
         .map_or(0, |metadata| platform::allocated_bytes(&metadata));
@@ -216,7 +240,7 @@ fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<()
             ControlFlow::Continue(())
         }
     };
-    vhdx::merge(
+    let merged = vhdx::merge(
         child_file,
         parent_file,
         MergedIdentity::Child,
@@ -224,8 +248,10 @@ fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<()
         &mut go_on,
     )
     .map_err(|err| Failure::vhdx(&child_path, &err))?;
-    for (grandchild, _) in vm.chain.iter().filter(|(_, of)| same_path(of, child)) {
-        point_at(engine, &parse_path(grandchild)?, &parent_path)?;
+    for (path, file) in grandchildren {
+        let link = link_to(engine, &parent_path, &path, &merged);
+        vhdx::set_parent(file, &link, Durability::ProcessKill)
+            .map_err(|err| Failure::vhdx(&path, &err))?;
     }
     engine.update_vm(vm.id, |vm| {
         vm.definition.replace_file(child, parent);
@@ -240,16 +266,6 @@ fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<()
         Ok(())
     })?;
     seal_base(engine, &base)
-}
-
-/// Points a file whose parent was merged down at what it was merged into.
-fn point_at(engine: &Engine, child: &WinPath, parent: &WinPath) -> Result<(), Failure> {
-    let info = open_link(engine, parent, Hold::None)?.info;
-    let link = link_to(engine, parent, child, &info);
-    let file = open_file(engine, child, Hold::Exclusive)?;
-    vhdx::set_parent(file, &link, Durability::ProcessKill)
-        .map_err(|err| Failure::vhdx(child, &err))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,5 +10,6 @@ mod crash;
 mod faults;
 mod inventory;
 mod machines;
+mod random;
 mod restore;
 mod support;
