@@ -14,6 +14,7 @@ use crate::auth::{Throttle, role_of};
 use crate::clock;
 use crate::config::Config;
 use crate::http::{ApiError, ApiResult, Caller};
+use crate::reserve::Reserve;
 use crate::tls::Authority;
 use crate::vault::Vault;
 use crate::wakes::Wakes;
@@ -39,6 +40,7 @@ pub(crate) struct App {
     pub(crate) server_work: Notify,
     /// The server is to stop.
     pub(crate) stop: CancellationToken,
+    pub(crate) reserve: Reserve,
     agent_port: AtomicU16,
     failure: OnceLock<String>,
 }
@@ -49,6 +51,7 @@ impl App {
         catalog: Catalog,
         vault: Arc<Vault>,
         authority: Authority,
+        reserve: Reserve,
     ) -> Self {
         Self {
             throttle: Throttle::new(config.login.tries_per_minute),
@@ -62,6 +65,7 @@ impl App {
             publishing: Mutex::new(()),
             server_work: Notify::new(),
             stop: CancellationToken::new(),
+            reserve,
             agent_port: AtomicU16::new(0),
             failure: OnceLock::new(),
         }
@@ -69,6 +73,14 @@ impl App {
 
     pub(crate) fn stopping(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Frees the reserve where an error says that there is no room left; gives the error back.
+    pub(crate) fn note_full(&self, err: ApiError) -> ApiError {
+        if err.is_full() {
+            self.reserve.give_up();
+        }
+        err
     }
 
     /// Ends the server because of a failure.

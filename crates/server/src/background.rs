@@ -15,6 +15,8 @@ use crate::{backup, retention, verify};
 
 /// Ticks between two rounds of the slower chores.
 const SLOW_EVERY: u64 = 30;
+/// Ticks between two looks whether a full volume has room again.
+const TAKE_RESERVE_EVERY: u64 = 5;
 /// Jobs that ended longer ago and made no point that is still there are forgotten.
 const KEEP_JOBS_SECS: u64 = 90 * 86_400;
 /// A commit older than this whose request is still at work is none: it is settled.
@@ -31,6 +33,7 @@ pub(crate) async fn run(app: Shared) {
             () = app.stop.cancelled() => return,
         }
         if let Err(err) = tick(&app).await {
+            let err = app.note_full(err);
             tracing::error!("a round of background work failed: {err}");
             if err.is_fatal() {
                 // Going on could acknowledge what was never written.
@@ -41,6 +44,14 @@ pub(crate) async fn run(app: Shared) {
             && let Err(err) = slow_tick(&app).await
         {
             tracing::error!("a round of slow background work failed: {err}");
+        }
+        if ticks.is_multiple_of(TAKE_RESERVE_EVERY) && !app.reserve.is_held() {
+            let again = Arc::clone(&app);
+            match tokio::task::spawn_blocking(move || again.reserve.take()).await {
+                Ok(true) => tracing::info!("the store's volume has room again"),
+                Ok(false) => {}
+                Err(err) => tracing::error!("failed to look for room: {err}"),
+            }
         }
         ticks += 1;
     }

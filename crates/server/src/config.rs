@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) tick: Duration,
     pub(crate) node_cache_bytes: u64,
     pub(crate) uploads_at_once: usize,
+    /// Room kept free on the data folder's volume.
+    pub(crate) reserve_bytes: u64,
 }
 
 /// Log-in and tokens.
@@ -90,6 +92,7 @@ struct FileLogin {
 struct FileStore {
     node_cache: Option<String>,
     uploads_at_once: Option<usize>,
+    reserve: Option<String>,
 }
 
 impl Config {
@@ -141,6 +144,10 @@ impl Config {
             node_cache_bytes: match file.store.node_cache {
                 Some(text) => model::parse_size(&text).context("read store.node_cache")?,
                 None => 64 * model::MIB,
+            },
+            reserve_bytes: match file.store.reserve {
+                Some(text) => model::parse_size(&text).context("read store.reserve")?,
+                None => 16 * model::MIB,
             },
             uploads_at_once: file.store.uploads_at_once.unwrap_or(8).clamp(1, 256),
         })

@@ -1,6 +1,6 @@
 //! The data folder: what lies where, and who may use it.
 //!
-//! Layout: `reprise.json` (marks the folder as ours), `lock`, `catalog.sqlite`, `vault/`, `index/`, `keys/`, `tls/`.
+//! Layout: `reprise.json` (marks the folder as ours), `lock`, `reserve`, `catalog.sqlite`, `vault/`, `index/`, `keys/`, `tls/`.
 //! Invariant: a [`DataDir`] in hand means this process holds the folder's lock.
 
 use std::fs::File;
@@ -107,6 +107,10 @@ impl DataDir {
 
     pub(crate) fn keys(&self) -> PathBuf {
         self.root.join("keys")
+    }
+
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
 
     pub(crate) fn tls(&self) -> PathBuf {

@@ -23,6 +23,7 @@ mod master_key;
 mod options;
 mod people;
 mod request;
+mod reserve;
 mod restore;
 mod retention;
 mod run;

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::files::{self, Access};
 use crate::options::{PortFile, RunOptions};
+use crate::reserve::Reserve;
 use crate::tls::{AgentAcceptor, Authority, agent_config, people_config};
 use crate::vault::{self, Vault};
 use crate::{agents, background, clock, master_key, people};
@@ -95,11 +96,14 @@ async fn open(config: Config, dir: &DataDir) -> anyhow::Result<Shared> {
     )
     .await
     .context("open the vault")?;
+    let (path, bytes) = (dir.reserve(), config.reserve_bytes);
+    let reserve = tokio::task::spawn_blocking(move || Reserve::open(path, bytes)).await?;
     Ok(Arc::new(App::new(
         config,
         catalog,
         Arc::new(vault),
         authority,
+        reserve,
     )))
 }
 

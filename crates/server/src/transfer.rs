@@ -123,14 +123,19 @@ pub(crate) async fn put_pack(
     let id: PackId = pack
         .parse()
         .map_err(|_| ApiError::bad_request("this is no id of a pack"))?;
+    if !app.reserve.is_held() {
+        return Err(ApiError::new(api::codes::STORE_FULL, "the store has no room left")
+            .hint("free space on the volume of the server's data folder; the job can be started again"));
+    }
     // The turn comes before the body: only so many packs are in memory at once.
     let _turn = app.uploads.acquire().await.map_err(ApiError::internal)?;
     let Body(bytes) = Body::from_request(request, &()).await?;
     let work = Arc::clone(&app);
     // On its own, so that a connection that breaks does not stop it half-way.
-    tokio::spawn(async move { work.vault.receive(session.id, id, bytes).await })
+    let received = tokio::spawn(async move { work.vault.receive(session.id, id, bytes).await })
         .await
-        .map_err(ApiError::internal)??;
+        .map_err(ApiError::internal)?;
+    received.map_err(|err| app.note_full(err))?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -63,7 +63,8 @@ pub(crate) async fn publish(
         let (work, actor) = (Arc::clone(&app), peer.actor());
         // On its own: once the row is there, a connection that breaks must not stop it half-way.
         let outcome = tokio::spawn(async move { commit(&work, wish, &actor).await });
-        match outcome.await.map_err(ApiError::internal)?? {
+        let outcome = outcome.await.map_err(ApiError::internal)?;
+        match outcome.map_err(|err| app.note_full(err))? {
             Committed::Done(published) => return Ok(Json(published)),
             Committed::Resend(packs) => without.extend(packs),
         }

@@ -18,6 +18,7 @@ pub(crate) struct ApiError {
     retry_after_secs: Option<u64>,
     cause: Option<anyhow::Error>,
     fatal: bool,
+    full: bool,
 }
 
 impl ApiError {
@@ -28,6 +29,7 @@ impl ApiError {
             retry_after_secs: None,
             cause: None,
             fatal: false,
+            full: false,
         }
     }
 
@@ -71,6 +73,7 @@ impl ApiError {
             retry_after_secs: None,
             cause: Some(cause.into()),
             fatal: false,
+            full: false,
         }
     }
 
@@ -99,6 +102,16 @@ impl ApiError {
         self.fatal
     }
 
+    /// Says whether there is no room left, in the store or for the catalog.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    fn full(mut self) -> Self {
+        self.full = true;
+        self
+    }
+
     pub(crate) fn problem(&self) -> &Problem {
         &self.problem
     }
@@ -123,6 +136,7 @@ impl From<store::ObjectError> for ApiError {
                 ApiError::new(codes::STORE_FULL, "the store has no room left")
                     .hint("free space in the vault or enlarge it; the job can be started again")
                     .retry_after(60)
+                    .full()
                     .because(err)
             }
             store::ObjectErrorKind::Unavailable => {
@@ -165,6 +179,7 @@ impl From<catalog::CatalogError> for ApiError {
                 ApiError::new(codes::UNAVAILABLE, "the catalog's volume has no room left")
                     .hint("free space on the volume of the server's data folder")
                     .retry_after(60)
+                    .full()
                     .because(err)
             }
             catalog::ErrorKind::Corrupt | catalog::ErrorKind::Bug => ApiError::internal(err),

@@ -5,6 +5,7 @@
 mod access;
 mod commit;
 mod enrolment;
+mod full;
 mod input;
 mod openapi;
 mod queue;

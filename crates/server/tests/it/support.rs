@@ -51,15 +51,11 @@ impl TestServer {
     /// Stops and starts the server; ports change.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
-        let (ports, running) = run(self.dir.path()).await;
-        self.ports = ports;
-        self.running = Some(running);
+        self.start_again().await;
     }
 
-    /// Stops, deletes the chunk index, starts.
-    pub(crate) async fn stop_and_lose_index(&mut self) {
-        self.stop().await;
-        std::fs::remove_dir_all(self.data().join("index")).unwrap();
+    /// Starts after [`Self::stop`]; ports change.
+    pub(crate) async fn start_again(&mut self) {
         let (ports, running) = run(self.dir.path()).await;
         self.ports = ports;
         self.running = Some(running);

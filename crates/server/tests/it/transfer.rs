@@ -354,7 +354,9 @@ async fn a_session_ends_with_its_attempt() {
 async fn an_old_server_start_finds_all_packs_again() {
     let (mut server, agent, vm, disk) = with_vm().await;
     let point = back_up(&server, &agent, (vm, disk), &[1, 2]).await;
-    server.stop_and_lose_index().await;
+    server.stop().await;
+    std::fs::remove_dir_all(server.data().join("index")).unwrap();
+    server.start_again().await;
     let agent = agent.moved_to(&server, "two");
     agent.list_vm(vm, "web01").await;
     start_restore(&server, vm, &[]).await;
