@@ -1,5 +1,7 @@
 //! The host told to misbehave, and bad input.
 
+use std::io::{Read, Write};
+
 use hyperv_sim::ctl::{Command, CtlErrorKind, DiskSelector, FaultRule, GuestContent, PowerAction};
 use hyperv_sim::{Credentials, RunOptions};
 use wsman::{Header, Operation, Properties, Reply, Request, Subcode, uri};
@@ -301,4 +303,40 @@ async fn bad_input_is_answered_with_what_is_wrong() {
     sim.power("off", PowerAction::On).await;
     assert_eq!(kind(write(DISK)).await, CtlErrorKind::Usage);
     sim.ctl(write(0)).await;
+}
+
+#[tokio::test]
+async fn many_clients_may_wait_at_once() {
+    let sim = Sim::start().await;
+    let address = sim.running.as_ref().unwrap().address();
+    // The runtime of this test has one thread: nobody takes a connection before all have been made.
+    let mut waiting: Vec<std::net::TcpStream> = (0..200)
+        .map(|_| std::net::TcpStream::connect(address).unwrap())
+        .collect();
+    let body = Request {
+        header: Header::default(),
+        operation: Operation::Identify,
+    }
+    .to_xml();
+    let answered = tokio::task::spawn_blocking(move || {
+        for stream in &mut waiting {
+            let head = format!(
+                "POST /wsman HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream
+                .write_all(format!("{head}{body}").as_bytes())
+                .unwrap();
+        }
+        let is_answered = |stream: &mut std::net::TcpStream| {
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).is_ok() && &start == b"HTTP/1.1 200"
+        };
+        waiting
+            .iter_mut()
+            .map(is_answered)
+            .filter(|answered| *answered)
+            .count()
+    });
+    assert_eq!(answered.await.unwrap(), 200);
 }
