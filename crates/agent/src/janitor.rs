@@ -3,11 +3,12 @@
 //! Invariant: only what a journal names or what carries our mark is touched, and never what belongs to a job that runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use api::agent_v1::{Finish, Mark, Outcome, SettleBases, SettleRequest, Verdict};
 use api_client::{Agent, Kind};
-use hyperv::CheckpointKind;
+use hyperv::{CheckpointKind, Limits};
 use model::{Fence, JobId, VmId};
 use tracing::{info, warn};
 
@@ -19,6 +20,8 @@ use crate::journal::{Deed, Entries, Journal};
 use crate::restore;
 use crate::worker::Shared;
 
+/// How long cleaning up waits for a merge.
+const MERGE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the journal of a restore that succeeded is kept for a server that has not heard of it, in milliseconds.
 const REMEMBER_MILLIS: u64 = 8 * 24 * 60 * 60 * 1000;
 
@@ -69,7 +72,8 @@ async fn settle_journal(
                 | Deed::Publishing
                 | Deed::Folder { .. }
                 | Deed::File { .. }
-                | Deed::Rename { .. }
+                | Deed::Place { .. }
+                | Deed::MoveAside { .. }
                 | Deed::Register { .. } => None,
             });
             let conversion = match (conversion, checkpoint_of(entries)) {
@@ -213,7 +217,8 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
         | Deed::Converting(_)
         | Deed::Folder { .. }
         | Deed::File { .. }
-        | Deed::Rename { .. }
+        | Deed::Place { .. }
+        | Deed::MoveAside { .. }
         | Deed::Register { .. } => None,
     });
     for checkpoint in found
@@ -234,7 +239,29 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
                 .map_err(host_error)?;
         }
     }
-    host.wait_merged(vm).await.map_err(host_error)
+    merged_or_told(shared, vm).await;
+    Ok(())
+}
+
+/// Waits a while for the disks of a destroyed checkpoint to be merged. Longer merges are the host's own business, and
+/// one that never ends (a damaged disk) must not keep a job from ending.
+async fn merged_or_told(shared: &Shared, vm: VmId) {
+    let limits = Limits {
+        merge: MERGE_PATIENCE,
+        ..Limits::default()
+    };
+    if let Err(error) = shared
+        .host
+        .clone()
+        .with_limits(limits)
+        .wait_merged(vm)
+        .await
+    {
+        warn!(
+            "disks of VM {vm} are still being merged on the host: {}",
+            crate::errors::chain(&error)
+        );
+    }
 }
 
 /// Converts the checkpoint of a committed point and tells the server the base records.
@@ -255,7 +282,8 @@ async fn finish_conversion(
         })
         .await?;
     drop_older(shared, vm, newest.as_deref()).await?;
-    shared.host.wait_merged(vm).await.map_err(host_error)
+    merged_or_told(shared, vm).await;
+    Ok(())
 }
 
 /// Describes the conversion of a checkpoint that is still there; `None` where it is gone and nothing can be known.
@@ -320,7 +348,8 @@ fn checkpoint_of(entries: &Entries) -> Option<&str> {
         | Deed::Converting(_)
         | Deed::Folder { .. }
         | Deed::File { .. }
-        | Deed::Rename { .. }
+        | Deed::Place { .. }
+        | Deed::MoveAside { .. }
         | Deed::Register { .. } => None,
     })
 }

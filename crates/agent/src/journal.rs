@@ -56,8 +56,15 @@ pub(crate) enum Deed {
         /// Path on the host.
         path: String,
     },
-    /// A file is being renamed.
-    Rename {
+    /// A file we wrote gets its final name. Names are never taken over, so once `from` is gone, `to` is ours.
+    Place {
+        /// From here.
+        from: String,
+        /// To here.
+        to: String,
+    },
+    /// A file that is not ours is moved aside.
+    MoveAside {
         /// From here.
         from: String,
         /// To here.

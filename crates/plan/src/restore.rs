@@ -9,7 +9,7 @@ mod names;
 mod space;
 
 use model::{
-    BootEntry, DiskId, KeepOrNew, Method, Nic, PowerAfter, PowerState, RecoveryPoint, RestoreScope,
+    DiskId, KeepOrNew, Method, Nic, PowerAfter, PowerState, RecoveryPoint, RestoreScope,
     RestoreTarget, RestoreWish, VmId, host_path,
 };
 use serde::Serialize;
@@ -378,9 +378,6 @@ fn plan_vm(
             excluded.path, excluded.slot
         ));
     }
-    if route == Route::Define {
-        define_warnings(point, warnings);
-    }
     let nics = plan_nics(point, wish, facts, original, warnings)?;
     let start = match wish.power {
         PowerAfter::Off => false,
@@ -397,20 +394,6 @@ fn plan_vm(
         keep_mac,
         start,
     })
-}
-
-fn define_warnings(point: &RecoveryPoint, warnings: &mut Vec<String>) {
-    if point
-        .vm
-        .boot_entries
-        .iter()
-        .any(|entry| matches!(entry, BootEntry::File { .. }))
-    {
-        warnings.push(
-            "boot entries made by the guest's firmware cannot be set on a newly defined VM"
-                .to_owned(),
-        );
-    }
 }
 
 /// Connects each adapter: at the original location to its own switch where the host has it, elsewhere only as mapped.

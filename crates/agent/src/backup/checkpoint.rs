@@ -1,10 +1,12 @@
 //! The step `checkpoint`: the VM's state is frozen in a recovery checkpoint of ours.
 
-use hyperv::{ConfigFile, DiskFormat, HostFacts, Mark, VmDisk, VmFacts};
+use std::sync::Arc;
+
+use hyperv::{ChainError, ConfigFile, DiskFormat, HostFacts, Mark, VmDisk, VmFacts};
 use model::{Consistency, Timestamp, VmConfig, host_path};
 
 use super::Backup;
-use crate::errors::{files_error, host_error, task_error};
+use crate::errors::{chain_error, files_error, host_error, task_error};
 use crate::job::JobError;
 use crate::journal::Deed;
 use crate::{clock, janitor};
@@ -48,6 +50,7 @@ impl Backup<'_> {
         let vm = host.vm(vm_id).await.map_err(host_error)?;
         self.check_method(&facts, &vm)?;
         check_disks(vm.disks.iter().filter(|disk| !self.is_excluded(disk)))?;
+        self.check_files(&vm).await?;
 
         let before = vm
             .checkpoints
@@ -78,7 +81,7 @@ impl Backup<'_> {
             .checkpoint_config(vm_id, &taken.id)
             .await
             .map_err(host_error)?;
-        let files = std::sync::Arc::clone(&self.shared.files);
+        let files = Arc::clone(&self.shared.files);
         let listed = tokio::task::spawn_blocking(move || place.list(&files))
             .await
             .map_err(task_error)?;
@@ -143,6 +146,21 @@ impl Backup<'_> {
             .hint("exclude the disk, or back it up from inside the guest"));
         }
         Ok(())
+    }
+
+    /// Refuses damaged disks while nothing has been changed: a checkpoint on one might never merge again.
+    async fn check_files(&self, vm: &VmFacts) -> Result<(), JobError> {
+        let files = Arc::clone(&self.shared.files);
+        let disks = vm.disks.iter().filter(|disk| !self.is_excluded(disk));
+        let paths: Vec<String> = disks.map(|disk| disk.path.clone()).collect();
+        let looked = tokio::task::spawn_blocking(move || {
+            paths.iter().find_map(|path| match files.open_chain(path) {
+                Err(error @ ChainError::Disk { .. }) => Some(chain_error(error)),
+                // A running VM holds its disks; they are looked at once they are frozen.
+                Err(ChainError::File(_)) | Ok(_) => None,
+            })
+        });
+        looked.await.map_err(task_error)?.map_or(Ok(()), Err)
     }
 
     fn is_excluded(&self, disk: &VmDisk) -> bool {

@@ -58,7 +58,7 @@ impl Restore<'_> {
                 let aside = parked_folder(folder, job);
                 make_folders(&files, &journal, &aside)?;
                 let to = host_path::join(&aside, host_path::file_name(&path));
-                journal.will(Deed::Rename {
+                journal.will(Deed::MoveAside {
                     from: path.clone(),
                     to: to.clone(),
                 })?;
@@ -66,7 +66,7 @@ impl Restore<'_> {
                 notes.push(format!("{path}, which no VM used, was kept as {to}"));
             }
             for (from, to) in renames {
-                journal.will(Deed::Rename {
+                journal.will(Deed::Place {
                     from: from.clone(),
                     to: to.clone(),
                 })?;

@@ -27,7 +27,7 @@ async fn undo(shared: &Arc<Shared>, deed: &Deed) -> Result<(), JobError> {
             config_folder: _,
             before,
         } => unregister(shared, *id, disks, before).await,
-        Deed::Folder { .. } | Deed::File { .. } | Deed::Rename { .. } => {
+        Deed::Folder { .. } | Deed::File { .. } | Deed::Place { .. } | Deed::MoveAside { .. } => {
             let files = Arc::clone(&shared.files);
             let deed = deed.clone();
             tokio::task::spawn_blocking(move || undo_file(&files, &deed))
@@ -49,7 +49,13 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
             Err(_) if files.list(path).is_ok_and(|entries| !entries.is_empty()) => Ok(()),
             other => other.map_err(files_error),
         },
-        Deed::Rename { from, to } => {
+        Deed::Place { from, to } => {
+            if files.stat(from).map_err(files_error)?.is_none() {
+                files.delete(to).map_err(files_error)?;
+            }
+            Ok(())
+        }
+        Deed::MoveAside { from, to } => {
             let gone = files.stat(from).map_err(files_error)?.is_none();
             if gone && files.stat(to).map_err(files_error)?.is_some() {
                 files.rename(to, from).map_err(files_error)?;
