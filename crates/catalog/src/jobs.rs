@@ -96,6 +96,8 @@ pub struct Job {
     pub started: Option<Timestamp>,
     /// Where it is.
     pub life: Life,
+    /// What failed in the attempt before, while the job waits for the next.
+    pub last_failure: Option<String>,
     /// The request, and the steps of the latest attempt, in order.
     pub steps: Vec<Step>,
     /// Progress of the latest attempt.

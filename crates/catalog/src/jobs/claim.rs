@@ -118,7 +118,7 @@ impl Catalog {
             .await
             .map_err(db(action))?;
             if job.kind.steps().contains(&StepName::Agent) {
-                let who = owner.to_string();
+                let who = format!("{owner} runs and is ready");
                 put_step(
                     &mut tx,
                     job.id,

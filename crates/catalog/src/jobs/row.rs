@@ -102,6 +102,7 @@ pub(super) fn read_job(row: &Row) -> Result<Job, CatalogError> {
         created: row.time("created")?,
         started: row.opt_time("started")?,
         life: read_life(row)?,
+        last_failure: None,
         steps: Vec::new(),
         progress: Progress {
             bytes_done: row.unsigned("bytes_done")?,
@@ -124,11 +125,33 @@ pub(super) async fn read_steps(conn: &mut Conn, job: &mut Job) -> Result<(), Cat
     )
     .bind(job.id.to_string())
     .bind(i64::from(shown_attempt(&job.life)))
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await
     .map_err(db("read the steps of a job"))?;
     job.steps = rows.iter().map(read_step).collect::<Result<_, _>>()?;
+    if job.life.state.name() == StateName::Queued && job.life.attempt > 0 {
+        job.last_failure = read_last_failure(conn, job).await?;
+    }
     Ok(())
+}
+
+/// Reads which step failed in the attempt that is over, and why.
+async fn read_last_failure(conn: &mut Conn, job: &Job) -> Result<Option<String>, CatalogError> {
+    let row = sqlx::query(
+        "SELECT * FROM job_steps WHERE job_id = $1 AND attempt = $2 AND state = 'failed' ORDER BY position DESC LIMIT 1",
+    )
+    .bind(job.id.to_string())
+    .bind(i64::from(job.life.attempt))
+    .fetch_optional(conn)
+    .await
+    .map_err(db("read what failed before"))?;
+    let Some(row) = row else { return Ok(None) };
+    let step = read_step(&row)?;
+    let detail = step.detail.unwrap_or_default();
+    Ok(Some(format!(
+        "attempt {} failed at step {}: {detail}",
+        job.life.attempt, step.name
+    )))
 }
 
 pub(super) fn read_step(row: &Row) -> Result<Step, CatalogError> {

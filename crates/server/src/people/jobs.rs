@@ -256,7 +256,10 @@ pub(super) fn describe(job: &catalog::Job) -> Job {
         kind: kind_name(job.kind).to_owned(),
         state: job.state().to_string(),
         cause: cause.map(|cause| cause.as_str().to_owned()),
-        cause_detail: cause.and_then(|cause| cause.reason()).map(str::to_owned),
+        cause_detail: cause
+            .and_then(|cause| cause.reason())
+            .map(str::to_owned)
+            .or_else(|| job.last_failure.clone()),
         vm: job.vm.as_ref().map(|vm| NamedRef {
             id: vm.id.to_string(),
             name: vm.name.clone(),
