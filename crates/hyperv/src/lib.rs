@@ -8,7 +8,7 @@
 //! caller; a result that is not certain is looked for on the host before it is reported; no lock is held over an await.
 //! Not here: which step comes when (`agent`), what is worth doing (`plan`), the bytes of disks (`vhdx`, `pipeline`).
 //!
-//! What public documentation does not confirm is marked [U] and sits in one function each.
+//! What public documentation does not confirm is marked `[U]` and sits in one function each.
 
 mod cim;
 mod error;

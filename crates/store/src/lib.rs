@@ -8,7 +8,7 @@
 //! leaves to an image tree, a recovery point names the trees. And back: [`Tree::resolve`], [`SealedEntry::open`].
 //!
 //! Invariants:
-//! - Everything that touches disk has its layout in [`format`], opens with magic and version, and is authenticated.
+//! - Everything that touches disk has its layout in [`mod@format`], opens with magic and version, and is authenticated.
 //! - A key and a nonce never meet twice: a [`PackSeal`] is used up by the one [`PackWriter`] made from it.
 //! - Unknown is not zero: a leaf covers its region without a gap; only an explicit hole or an absent subtree is zero.
 //!

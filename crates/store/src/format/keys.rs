@@ -6,13 +6,13 @@
 //! end      BLAKE3 of everything before [32]
 //! ```
 //!
-//! Types of wraps: 1 = master key: salt [16], then the key material sealed with AES-256-GCM; key: HKDF-SHA256(master key,
+//! Types of wraps: 1 = master key: salt \[16\], then the key material sealed with AES-256-GCM; key: HKDF-SHA256(master key,
 //! salt, "reprise wrap key v1"); nonce zero; associated data: "reprise wrap 1", vault id, generation u32.
 //! 2 = recovery kit: the key material encrypted with `age` to the kit's recipient (whoever makes the kit does that).
 //! A reader skips types it does not know. A new revision of the object has other wraps of the same material.
 //!
-//! Key material, 128 bytes: magic "REPRKMAT", version u32, generation u32, vault id [16], id key [32], cut key [32],
-//! data key [32].
+//! Key material, 128 bytes: magic "REPRKMAT", version u32, generation u32, vault id \[16\], id key \[32\], cut key \[32\],
+//! data key \[32\].
 
 use model::VaultId;
 use ring::aead::{Aad, NONCE_LEN, Nonce};

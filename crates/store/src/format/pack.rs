@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A record of the footer's list, 52 bytes: kind u8 (1 chunk, 2 node, 3 partial chunk), encoding u8 (0 raw, 1 zstd;
-//! 2 is kept for lz4), zero u16, plain length u32, stored length u32 (without tag), live cells u64, id [32].
+//! 2 is kept for lz4), zero u16, plain length u32, stored length u32 (without tag), live cells u64, id \[32\].
 //! The list opens with the number of records, u32. Offsets are not written: they follow from the stored lengths.
 //!
 //! A *partial chunk* has the id of a whole one and only those of its cells whose bit is set in `live cells` (bit 0 is the
