@@ -79,21 +79,39 @@ pub(crate) fn backup_error(error: BackupError) -> JobError {
     }
 }
 
-/// A restore that the pipeline gave up.
-pub(crate) fn restore_error(error: RestoreError) -> JobError {
-    let message = chain(&error);
+/// Whether an error is that of a full volume.
+pub(crate) fn is_full(error: &(dyn StdError + 'static)) -> bool {
+    let mut at = Some(error);
+    while let Some(cause) = at {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::StorageFull
+        {
+            return true;
+        }
+        at = cause.source();
+    }
+    false
+}
+
+/// A file on the host that could not be written.
+pub(crate) fn write_error(path: &str, error: &(dyn StdError + 'static)) -> JobError {
+    let message = format!("cannot write {path}: {}", chain(error));
+    if is_full(error) {
+        JobError::failed("target-full", message)
+            .hint("free space on the volume, or choose a folder on another one with --folder")
+    } else {
+        JobError::transient("target-unwritable", message)
+    }
+}
+
+/// A restore into a file that the pipeline gave up.
+pub(crate) fn restore_error(path: &str, error: RestoreError) -> JobError {
     if let Some(error) = link_error(&error) {
         return error;
     }
+    let message = format!("restore of {path}: {}", chain(&error));
     match error {
-        RestoreError::Write { source, .. } => match source.downcast::<std::io::Error>() {
-            Ok(io) if io.kind() == std::io::ErrorKind::StorageFull => {
-                JobError::failed("target-full", message).hint(
-                    "free space on the volume, or choose a folder on another one with --folder",
-                )
-            }
-            Ok(_) | Err(_) => JobError::transient("target-unwritable", message),
-        },
+        RestoreError::Write { .. } => write_error(path, &error),
         RestoreError::MissingChunk { .. }
         | RestoreError::DamagedChunk { .. }
         | RestoreError::ShortChunk { .. }

@@ -112,6 +112,18 @@ pub(crate) async fn seals(
     Ok(Json(SealsReply { seals }))
 }
 
+/// Whether the reserve is held, or can be taken again now: a job that is started once there is room must not be turned
+/// away because nobody has looked since.
+async fn room_to_work(app: &Shared) -> ApiResult<bool> {
+    if app.reserve.is_held() {
+        return Ok(true);
+    }
+    let again = Arc::clone(app);
+    tokio::task::spawn_blocking(move || again.reserve.take())
+        .await
+        .map_err(ApiError::internal)
+}
+
 /// `PUT /agent/v1/sessions/{s}/packs/{pack}`.
 pub(crate) async fn put_pack(
     State(app): State<Shared>,
@@ -123,7 +135,7 @@ pub(crate) async fn put_pack(
     let id: PackId = pack
         .parse()
         .map_err(|_| ApiError::bad_request("this is no id of a pack"))?;
-    if !app.reserve.is_held() {
+    if !room_to_work(&app).await? {
         return Err(ApiError::new(api::codes::STORE_FULL, "the store has no room left")
             .hint("free space on the volume of the server's data folder; the job can be started again"));
     }

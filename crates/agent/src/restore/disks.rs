@@ -11,7 +11,7 @@ use store::SessionKeys;
 use vhdx::{BulkWriter, DiskKind, Params};
 
 use super::{Restore, staging_folder};
-use crate::errors::{chain, files_error, restore_error, task_error};
+use crate::errors::{files_error, restore_error, task_error, write_error};
 use crate::job::{JobContext, JobError};
 use crate::journal::{Deed, Journal};
 use crate::links::ServerLink;
@@ -166,7 +166,7 @@ impl Receiver {
             BulkWriter::create(file, &params).map_err(|error| write_error(&staged, &error))?;
         let options = JobContext::pipeline_options(&self.context);
         let outcome = restore_image(&disk.image, &self.names, &self.link, &mut writer, &options)
-            .map_err(restore_error)?;
+            .map_err(|error| restore_error(&staged, error))?;
         writer
             .finish()
             .map_err(|error| write_error(&staged, &error))?;
@@ -200,7 +200,7 @@ impl Receiver {
             ..Options::default()
         };
         restore_image(&file.image, &self.names, &self.link, &mut target, &options)
-            .map_err(restore_error)?;
+            .map_err(|error| restore_error(&path, error))?;
         target.finish().map_err(io)?;
         Ok(path)
     }
@@ -252,19 +252,4 @@ fn find<'p>(point: &'p model::RecoveryPoint, plan: &DiskPlan) -> Option<&'p mode
         .disks
         .iter()
         .find(|disk| disk.id == plan.disk && disk.path == plan.source_path)
-}
-
-fn write_error(path: &str, error: &(dyn std::error::Error + 'static)) -> JobError {
-    let full = std::iter::successors(Some(error), |error| error.source()).any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
-    });
-    let message = format!("cannot write {path}: {}", chain(error));
-    if full {
-        JobError::failed("target-full", message)
-            .hint("free space on the volume, or choose another with --folder")
-    } else {
-        JobError::transient("target-unwritable", message)
-    }
 }

@@ -292,6 +292,89 @@ fn a_full_store_fails_the_job_and_recovers_when_there_is_room() {
     assert_points_verify(&world, "large");
 }
 
+#[test]
+fn a_full_target_fails_the_restore_and_leaves_nothing() {
+    let (Some(mount), Some(umount)) = (tool("mount"), tool("umount")) else {
+        return;
+    };
+    let world = World::with_host(EXE);
+    add_vm(&world, 0, "web01", &[256]);
+    world.back_up("web01", &[]);
+    // The host reports room that is not there: the volume runs full while the restore writes.
+    let volume = world.hosts[0].volume("D");
+    let mounted = Command::new(&mount)
+        .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
+        .arg(&volume)
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        assert!(!harness::is_ci(), "a tmpfs can be mounted in CI");
+        eprintln!("skipped: no right to mount a tmpfs");
+        return;
+    }
+    let _unmount = Unmount {
+        umount,
+        folder: volume.clone(),
+    };
+    let before = world.hosts[0].facts();
+    let words = [
+        "restore", "start", "web01", "--to", "HV01", "--folder", "D:\\copy",
+    ];
+    let job = failing_job(&world, &words, "target-full");
+    assert!(text(&job["error"]["message"]).contains("D:\\copy"), "{job}");
+    assert!(job["error"]["hint"].is_string(), "{job}");
+    assert_eq!(world.hosts[0].facts(), before, "the host is as before");
+    world.restore("web01", &["--to", "HV01", "--folder", "C:\\copy"]);
+}
+
+#[test]
+fn a_parent_that_is_missing_or_another_disk_fails_the_backup_by_name() {
+    let world = world_with_vm();
+    world.hosts[0].ctl(&["checkpoint", "create", "web01", "first"]);
+    world.hosts[0].ctl(&["power", "web01", "off"]);
+    let parent = world.hosts[0].local("C:\\VMs\\web01\\disk0.vhdx");
+    let aside = world.path("parent.vhdx");
+    fs::rename(&parent, &aside).unwrap();
+    let missing = world.run_and_wait(&["backup", "start", "web01"], &[]);
+    missing.expect(1);
+    assert!(
+        text(&missing.value()["error"]["message"]).contains("disk0"),
+        "{}",
+        missing.text()
+    );
+    let other = harness::DiskSpec {
+        size: 64 * MIB,
+        data: MIB,
+        seed: 99,
+    };
+    harness::make_disk(&parent, other);
+    let wrong = world.run_and_wait(&["backup", "start", "web01"], &[]);
+    wrong.expect(1);
+    assert!(
+        text(&wrong.value()["error"]["message"]).contains("disk0"),
+        "{}",
+        wrong.text()
+    );
+    assert!(points(&world, "web01").is_empty());
+    fs::rename(&aside, &parent).unwrap();
+    world.back_up("web01", &[]);
+    assert_points_verify(&world, "web01");
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_the_right_one_is_not() {
+    let world = World::new(EXE);
+    let log_in = |password: &str| {
+        let server = world.server_url();
+        let words = ["login", "--server", &server, "--user", "admin"];
+        world
+            .cli
+            .run_with_input(&words, format!("{password}\n").as_bytes())
+    };
+    log_in("wrong-password").expect(5);
+    log_in(text(&world.made["password"])).expect(0);
+}
+
 struct Unmount {
     umount: std::path::PathBuf,
     folder: std::path::PathBuf,

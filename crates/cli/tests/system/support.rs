@@ -118,6 +118,13 @@ pub(crate) fn assert_host_is_clean(world: &World, host: usize) {
     let vms = host.ctl(&["vm", "list"]);
     for vm in vms.as_array().unwrap() {
         let checkpoints = host.ctl(&["checkpoint", "list", text(&vm["id"])]);
+        let shown = host.vm(text(&vm["id"])).unwrap();
+        let reference_points = shown["reference_points"].as_array().unwrap();
+        assert!(
+            reference_points.len() <= 1,
+            "reference points of {}: {reference_points:?}",
+            vm["name"]
+        );
         assert_eq!(
             checkpoints,
             serde_json::json!([]),
