@@ -31,12 +31,11 @@ pub(crate) fn test(more: &[&str]) -> anyhow::Result<()> {
         &mut cargo(&["test", "--workspace", "--doc", "--quiet"]),
         &mut count,
     )?;
-    let skipped = if count.skipped > 0 {
-        format!(", {} skipped", count.skipped)
-    } else {
-        String::new()
-    };
-    say(&format!("{} tests ran{skipped}", count.ran));
+    // A failed test has ended this before.
+    say(&format!(
+        "tests: {} passed, 0 failed, {} skipped",
+        count.ran, count.skipped
+    ));
     ensure!(count.ran > 0, "no test ran");
     Ok(())
 }
