@@ -22,7 +22,7 @@ use crate::job::{JobContext, Stop, report_until};
 use crate::journal::Journal;
 use crate::monitor::{HostState, Monitor};
 use crate::options::RunOptions;
-use crate::{backup, clock, enroll, host, janitor, restore};
+use crate::{backup, clock, enroll, errors, host, janitor, restore};
 
 /// How long the server may hold a poll.
 const POLL_WAIT_SECS: u32 = 25;
@@ -240,7 +240,12 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
         }
         match work {
             Work::Backup(work) => backup::run(shared, context, &journal, &work).await,
-            Work::Restore(work) => restore::run(shared, context, &journal, &work).await,
+            Work::Restore(work) => {
+                restore::run(shared, context, &journal, &work).await?;
+                // Whoever hears that the VM is back may want to back it up at once.
+                tell_inventory(shared, &context.server).await;
+                Ok(())
+            }
         }?;
         journal.succeeded(clock::now())
     };
@@ -274,6 +279,20 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
         && let Err(error) = journal.remove()
     {
         warn!(job.id = %context.job, "{error:#}");
+    }
+}
+
+/// Sends what the host has now; the monitor sends it later where that fails.
+async fn tell_inventory(shared: &Shared, server: &Agent) {
+    let (facts, vms) = match (shared.host.facts().await, shared.host.vms().await) {
+        (Ok(facts), Ok(vms)) => (facts, vms),
+        (Err(error), _) | (_, Err(error)) => {
+            warn!("cannot list the VMs of the host: {}", errors::chain(&error));
+            return;
+        }
+    };
+    if let Err(error) = server.inventory(&host::inventory(&facts, &vms)).await {
+        warn!("cannot send the inventory: {error}");
     }
 }
 
