@@ -65,6 +65,7 @@ impl Monitor {
                 changed
             });
             if let (Readiness::Ready, Some(facts)) = (&new.readiness, &new.facts) {
+                let _turn = shared.inventory_turn.acquire().await;
                 match shared.host.vms().await {
                     Ok(vms) => {
                         let inventory = host::inventory(facts, &vms);

@@ -12,7 +12,7 @@ use api::agent_v1::{CertificateRequest, Finish, Outcome, PollRequest, Readiness,
 use api_client::{Agent, Kind};
 use hyperv::{Host, HostFiles};
 use model::{Fence, JobId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) options: RunOptions,
     running: Mutex<HashMap<JobId, Arc<JobContext>>>,
     job_ended: Notify,
+    /// One inventory is listed and sent at a time, so that an older list never overtakes a newer one.
+    pub(crate) inventory_turn: Semaphore,
 }
 
 /// Runs the agent until `shutdown`.
@@ -62,6 +64,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         options,
         running: Mutex::default(),
         job_ended: Notify::new(),
+        inventory_turn: Semaphore::new(1),
     });
     let tasks = TaskTracker::new();
     info!(agent = %identity.agent, "agent of {} starts", identity.url);
@@ -284,6 +287,7 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
 
 /// Sends what the host has now; the monitor sends it later where that fails.
 async fn tell_inventory(shared: &Shared, server: &Agent) {
+    let _turn = shared.inventory_turn.acquire().await;
     let (facts, vms) = match (shared.host.facts().await, shared.host.vms().await) {
         (Ok(facts), Ok(vms)) => (facts, vms),
         (Err(error), _) | (_, Err(error)) => {
