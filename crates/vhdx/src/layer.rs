@@ -13,7 +13,7 @@ use crate::info::{DiskKind, FileInfo};
 use crate::io::ReadAt;
 use crate::pages::Pages;
 use crate::space::SpaceMap;
-use crate::table::{Keep, Table};
+use crate::table::Table;
 
 /// Everything of a file but its block table.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ pub(crate) enum Found {
 impl Vhdx {
     /// Opens `file` and checks it against every rule that reading relies on.
     pub fn open(file: impl ReadAt + 'static) -> Result<Self, Error> {
-        let (layer, _) = Self::from_structures(Structures::read(Arc::new(file))?, Keep::Bounded)?;
+        let (layer, _) = Self::from_structures(Structures::read(Arc::new(file))?)?;
         Ok(layer)
     }
 
@@ -121,10 +121,7 @@ impl Vhdx {
     }
 
     /// Reads and checks the block table; also returns which space of the file is taken.
-    pub(crate) fn from_structures(
-        structures: Structures,
-        keep: Keep,
-    ) -> Result<(Self, SpaceMap), Error> {
+    pub(crate) fn from_structures(structures: Structures) -> Result<(Self, SpaceMap), Error> {
         let info = structures.info();
         let Structures {
             backing,
@@ -139,7 +136,7 @@ impl Vhdx {
             // Overlaps were refused with the region table.
             space.claim(region.offset / MIB, region.length / MIB);
         }
-        let table = Table::open(&backing, regions.bat, geometry, &mut space, keep)?;
+        let table = Table::open(&backing, regions.bat, geometry, &mut space)?;
         Ok((
             Self {
                 info,

@@ -18,6 +18,7 @@ use crate::format::{MIB, index};
 use crate::info::{FileInfo, ParentLocator};
 use crate::io::{ReadAt, WriteAt};
 use crate::layer::{Found, Structures, Vhdx};
+use crate::progress::Progress;
 use crate::writer::{DiskWriter, Durability, set_locator};
 
 /// Bytes copied at a time.
@@ -32,15 +33,6 @@ pub enum MergedIdentity {
     Child,
 }
 
-/// How far a merge is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct MergeProgress {
-    /// Bytes of the virtual disk looked at so far.
-    pub bytes_done: u64,
-    /// Size of the virtual disk.
-    pub bytes_total: u64,
-}
-
 /// Merges `child` into `parent`, which then holds what the child read as; the caller removes the child.
 ///
 /// `progress` is called between blocks and stops the merge by returning `Break`; it then ends with [`Error::Cancelled`].
@@ -52,7 +44,7 @@ pub fn merge(
     parent: impl WriteAt + 'static,
     identity: MergedIdentity,
     durability: Durability,
-    progress: &mut dyn FnMut(MergeProgress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<FileInfo, Error> {
     let (child, parent): (Arc<dyn WriteAt>, Arc<dyn WriteAt>) = (Arc::new(child), Arc::new(parent));
     let child_info = inspect(&child)?;
@@ -135,7 +127,7 @@ fn prepare_child(
 fn copy(
     source: &Vhdx,
     target: &DiskWriter,
-    progress: &mut dyn FnMut(MergeProgress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<bool, Error> {
     let geometry = source.geometry();
     let size = geometry.size();
@@ -161,7 +153,7 @@ fn copy(
             }
             at += run;
         }
-        if progress(MergeProgress {
+        if progress(Progress {
             bytes_done: at,
             bytes_total: size,
         })

@@ -52,6 +52,26 @@ impl Params {
         }
     }
 
+    /// Returns the parameters of a disk without parent that holds what `source` does: its size, sectors, blocks and disk id.
+    ///
+    /// It is fixed if the source is, else dynamic. For [`crate::convert`]; a clone takes another disk id.
+    #[must_use]
+    pub fn like(source: &FileInfo) -> Self {
+        let kind = match source.kind {
+            DiskKind::Fixed => DiskKind::Fixed,
+            DiskKind::Dynamic | DiskKind::Differencing => DiskKind::Dynamic,
+        };
+        Self {
+            size: source.size,
+            block_bytes: source.block_bytes,
+            logical: source.logical_sector_bytes,
+            physical: source.physical_sector_bytes,
+            kind,
+            disk_id: source.disk_id,
+            parent: None,
+        }
+    }
+
     /// Returns the parameters of a child of `parent`: its size, sectors and disk id, in blocks of 2 MiB.
     #[must_use]
     pub fn child_of(parent: &FileInfo, link: ParentLink) -> Self {

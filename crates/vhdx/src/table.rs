@@ -1,8 +1,9 @@
 //! The block table of an open file: packed in memory, or read page by page where it is very long.
 //!
 //! Kept in memory an entry takes 4 bytes and is read without a lock. A writer replaces entries one by one; a reader sees the
-//! old or the new one.
+//! old or the new one. Of a longer table the changed pages are in [`Pages`] until they are in the file.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backing::Backing;
@@ -36,15 +37,6 @@ enum Entries {
     Paged,
 }
 
-/// How a table is to be kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Keep {
-    /// In memory if it is not too long.
-    Bounded,
-    /// In memory, whatever its length: a writer needs it.
-    Always,
-}
-
 impl Table {
     /// Reads the table once from end to end and checks every entry, claiming the space of blocks in `space`.
     pub(crate) fn open(
@@ -52,7 +44,6 @@ impl Table {
         region: Region,
         geometry: Geometry,
         space: &mut SpaceMap,
-        keep: Keep,
     ) -> Result<Self, Error> {
         let count = geometry.entries();
         if region.length < geometry.region_len() {
@@ -62,7 +53,7 @@ impl Table {
                 region.length,
             ));
         }
-        let kept = keep == Keep::Always || count <= KEPT_ENTRIES;
+        let kept = count <= KEPT_ENTRIES;
         let mut entries = Vec::new();
         let mut checker = Checker::new(geometry, region.offset, file.len(), space);
         let mut buf = vec![0; index(CHECK_BYTES.min(count.next_multiple_of(PAGE_ENTRIES) * 8))];
@@ -128,26 +119,54 @@ impl Table {
         }
     }
 
-    /// Replaces the entry of a block and returns the page of the table it lies on.
-    pub(crate) fn set_block(&self, block: u64, value: BlockEntry) -> Result<u64, Error> {
-        self.set(self.geometry.block_entry(block), value.raw())
+    /// Replaces the entry of a block.
+    ///
+    /// Returns the page of the table it lies on if that is to be made with [`Table::page`]; else it is a changed page of
+    /// `pages` already.
+    pub(crate) fn set_block(
+        &self,
+        file: &Backing,
+        pages: &Pages,
+        block: u64,
+        value: BlockEntry,
+    ) -> Result<Option<u64>, Error> {
+        self.set(file, pages, self.geometry.block_entry(block), value.raw())
     }
 
-    /// Gives a group its bitmap block and returns the page of the table its entry lies on.
-    pub(crate) fn set_bitmap(&self, group: u64, place: u64) -> Result<u64, Error> {
-        self.set(self.geometry.bitmap_entry(group), bitmap_raw(place))
+    /// Gives a group its bitmap block, or takes it away. Returns what [`Table::set_block`] returns.
+    pub(crate) fn set_bitmap(
+        &self,
+        file: &Backing,
+        pages: &Pages,
+        group: u64,
+        place: Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        let raw = place.map_or(0, bitmap_raw);
+        self.set(file, pages, self.geometry.bitmap_entry(group), raw)
     }
 
-    fn set(&self, entry: u64, raw: u64) -> Result<u64, Error> {
-        let Entries::Kept(entries) = &self.entries else {
-            return Err(Error::Parameters(
-                "the block table of a file open for writing is kept in memory",
-            ));
-        };
+    fn set(
+        &self,
+        file: &Backing,
+        pages: &Pages,
+        entry: u64,
+        raw: u64,
+    ) -> Result<Option<u64>, Error> {
         let at = self.at + entry * 8;
-        let packed = pack(raw).ok_or_else(|| beyond(at, raw))?;
-        entries[index(entry)].store(packed, Ordering::Release);
-        Ok(at / PAGE * PAGE)
+        let page_at = at / PAGE * PAGE;
+        match &self.entries {
+            Entries::Kept(entries) => {
+                let packed = pack(raw).ok_or_else(|| beyond(at, raw))?;
+                entries[index(entry)].store(packed, Ordering::Release);
+                Ok(Some(page_at))
+            }
+            Entries::Paged => {
+                let mut page = *pages.get(file, page_at, WHAT)?;
+                put(&mut page, index(at - page_at), &raw.to_le_bytes());
+                pages.change(page_at, Arc::new(page));
+                Ok(None)
+            }
+        }
     }
 
     /// Returns the page at file offset `at` as the entries in memory make it.

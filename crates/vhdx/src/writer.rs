@@ -20,7 +20,6 @@ use crate::format::index;
 use crate::info::{DiskKind, FileInfo};
 use crate::io::WriteAt;
 use crate::layer::{Structures, Vhdx};
-use crate::table::Keep;
 use blocks::{Blocks, Part};
 use free::FreeSpace;
 use session::Session;
@@ -84,7 +83,7 @@ impl DiskWriter {
             session.set_identity(identity);
         }
         let repair_from = structures.regions.repair_from;
-        let (leaf, taken) = Vhdx::from_structures(structures, Keep::Always)?;
+        let (leaf, taken) = Vhdx::from_structures(structures)?;
         let blocks = Blocks {
             free: FreeSpace::new(&taken, session.file_len()),
             session,
@@ -162,6 +161,33 @@ impl DiskWriter {
                 blocks.write(leaf, part, &sector)
             }
         })
+    }
+
+    /// Tells that the content of `len` bytes at `offset` is no longer needed.
+    ///
+    /// Blocks that lie wholly in the range give up their space and read as zeros, also where a parent has something else.
+    /// Parts of blocks stay as they are, and so does all of a fixed disk. (2.5.1.1.4: state `Unmapped`, without a soft anchor.)
+    pub fn trim(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.disk.check_range(offset, len)?;
+        let leaf = &self.disk.layers()[0];
+        let geometry = leaf.geometry();
+        let end = offset + len;
+        let first = offset.div_ceil(geometry.block_len());
+        let stop = if end == geometry.size() {
+            geometry.blocks()
+        } else {
+            geometry.block_of(end)
+        };
+        let mut blocks = self.lock();
+        if first >= stop || blocks.fixed {
+            return blocks.session.check();
+        }
+        blocks.session.begin(true)?;
+        for block in first..stop {
+            blocks.trim(leaf, block)?;
+            blocks.commit_if_much(&self.disk, &self.readers)?;
+        }
+        Ok(())
     }
 
     /// Returns once everything written so far survives the end the writer was opened for.

@@ -129,6 +129,32 @@ impl Blocks {
         }
     }
 
+    /// Gives up the space of a whole block, which then reads as zeros. A fixed disk stays as it is.
+    ///
+    /// The block becomes `Unmapped` without a soft anchor: other blocks may have the space at once, and a reader cannot take
+    /// the anchor for content. What says `Zero` already keeps saying it.
+    pub(super) fn trim(&mut self, leaf: &Vhdx, block: u64) -> Result<(), Error> {
+        let entry = self.entry(leaf, block)?;
+        let nothing_there = match entry.state {
+            State::NotPresent => !leaf.geometry().has_parent(),
+            State::Undefined | State::Zero | State::Unmapped => entry.place == 0,
+            State::FullyPresent | State::PartiallyPresent => false,
+        };
+        if self.fixed || nothing_there {
+            return Ok(());
+        }
+        let unmapped = BlockEntry {
+            state: State::Unmapped,
+            place: 0,
+        };
+        self.set_block(leaf, block, unmapped)?;
+        if entry.place != 0 {
+            let len = leaf.geometry().block_len();
+            self.given_up.push((entry.place, len));
+        }
+        Ok(())
+    }
+
     /// Commits what was gathered once it is much.
     pub(super) fn commit_if_much(
         &mut self,
@@ -221,8 +247,10 @@ impl Blocks {
     }
 
     fn set_block(&mut self, leaf: &Vhdx, block: u64, entry: BlockEntry) -> Result<(), Error> {
-        self.table_pages
-            .insert(leaf.table().set_block(block, entry)?);
+        let page = leaf
+            .table()
+            .set_block(leaf.backing(), leaf.pages(), block, entry)?;
+        self.table_pages.extend(page);
         Ok(())
     }
 
@@ -240,8 +268,10 @@ impl Blocks {
         if !space.fresh {
             self.session.zero(space.place, MIB)?;
         }
-        self.table_pages
-            .insert(leaf.table().set_bitmap(group, space.place)?);
+        let page =
+            leaf.table()
+                .set_bitmap(leaf.backing(), leaf.pages(), group, Some(space.place))?;
+        self.table_pages.extend(page);
         Ok(space.place)
     }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use crate::support::{MIB, disk_of, link, pattern, rounds};
 use vhdx::{
-    Chain, DiskWriter, Durability, MemoryFile, MergedIdentity, Params, Vhdx, create_differencing,
-    inspect, merge, set_parent,
+    Chain, ConvertOptions, Disk, DiskKind, DiskWriter, Durability, MemoryFile, MergedIdentity,
+    Params, Progress, Vhdx, convert, create_differencing, inspect, merge, set_parent,
 };
 
 #[derive(Clone, Debug)]
@@ -22,8 +22,19 @@ enum Step {
         offset: u64,
         len: u64,
     },
+    Trim {
+        offset: u64,
+        len: u64,
+    },
     Flush,
     Reopen,
+    /// Copies the chain into one new file; goes on with that if `adopt`.
+    Convert {
+        block_mib: u32,
+        fixed: bool,
+        drop_zeros: bool,
+        adopt: bool,
+    },
     /// Flush, then end without closing.
     Kill,
     Checkpoint {
@@ -44,19 +55,19 @@ struct Shape {
     fixed: bool,
 }
 
+fn block_mib() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(1_u32), Just(2), Just(4)]
+}
+
 fn shape() -> impl Strategy<Value = Shape> {
-    (
-        1_u64..9 * 256,
-        prop_oneof![Just(1_u32), Just(2), Just(4)],
-        any::<bool>(),
-        any::<bool>(),
-    )
-        .prop_map(|(cells, block_mib, large, fixed)| Shape {
+    (1_u64..9 * 256, block_mib(), any::<bool>(), any::<bool>()).prop_map(
+        |(cells, block_mib, large, fixed)| Shape {
             size: cells * 4096,
             block_mib,
             sector: if large { 4096 } else { 512 },
             fixed,
-        })
+        },
+    )
 }
 
 fn step(size: u64) -> impl Strategy<Value = Step> {
@@ -82,11 +93,15 @@ fn step(size: u64) -> impl Strategy<Value = Step> {
     let identity = prop_oneof![Just(MergedIdentity::New), Just(MergedIdentity::Child)];
     prop_oneof![
         8 => write,
-        4 => range.prop_map(|(offset, len)| Step::Zero { offset, len }),
+        4 => range.clone().prop_map(|(offset, len)| Step::Zero { offset, len }),
+        2 => range.prop_map(|(offset, len)| Step::Trim { offset, len }),
+        1 => (block_mib(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(block_mib, fixed, drop_zeros, adopt)| Step::Convert { block_mib, fixed, drop_zeros, adopt }
+        ),
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
         1 => Just(Step::Kill),
-        2 => prop_oneof![Just(1_u32), Just(2), Just(4)].prop_map(|block_mib| Step::Checkpoint { block_mib }),
+        2 => block_mib().prop_map(|block_mib| Step::Checkpoint { block_mib }),
         1 => (any::<prop::sample::Index>(), identity)
             .prop_map(|(index, identity)| Step::Merge { layer: index.index(64), identity }),
     ]
@@ -161,6 +176,13 @@ impl World {
                 self.leaf().zero(offset, len).unwrap();
                 self.bytes[Self::range(offset, len)].fill(0);
             }
+            Step::Trim { offset, len } => self.trim(offset, len),
+            Step::Convert {
+                block_mib,
+                fixed,
+                drop_zeros,
+                adopt,
+            } => self.convert(block_mib, fixed, drop_zeros, adopt),
             Step::Flush => self.leaf().flush().unwrap(),
             Step::Reopen => {
                 self.close();
@@ -195,12 +217,60 @@ impl World {
         }
     }
 
+    fn trim(&mut self, offset: u64, len: u64) {
+        self.leaf().trim(offset, len).unwrap();
+        let info = self.leaf().info();
+        if info.kind == DiskKind::Fixed {
+            return;
+        }
+        let block_len = u64::from(info.block_bytes);
+        for start in (0..info.size).step_by(usize::try_from(block_len).unwrap()) {
+            let end = info.size.min(start + block_len);
+            if offset <= start && end <= offset + len {
+                self.bytes[Self::range(start, end - start)].fill(0);
+            }
+        }
+    }
+
+    fn convert(&mut self, block_mib: u32, fixed: bool, drop_zeros: bool, adopt: bool) {
+        self.close();
+        let source = self.disk();
+        let like = source.info().clone();
+        let params = Params {
+            block_bytes: block_mib << 20,
+            kind: if fixed {
+                DiskKind::Fixed
+            } else {
+                DiskKind::Dynamic
+            },
+            ..Params::like(&like)
+        };
+        let target = Arc::new(MemoryFile::new());
+        let options = ConvertOptions { drop_zeros };
+        let mut seen = 0;
+        let mut progress = |at: Progress| {
+            assert!(at.bytes_done >= seen && at.bytes_total == like.size);
+            seen = at.bytes_done;
+            ControlFlow::Continue(())
+        };
+        let file = Arc::clone(&target);
+        let info = convert(&source, file, &params, options, &mut progress).unwrap();
+        assert_eq!(seen, like.size);
+        assert_eq!((info.size, info.disk_id), (like.size, like.disk_id));
+        let old = std::mem::replace(&mut self.files, vec![target]);
+        self.check_from_outside();
+        if !adopt {
+            self.files = old;
+        }
+        self.open();
+    }
+
     fn merge(&mut self, layer: usize, identity: MergedIdentity) {
         self.close();
         let child = self.files.remove(layer);
         let parent = &self.files[layer - 1];
         let mut seen = 0;
-        let mut progress = |at: vhdx::MergeProgress| {
+        let mut progress = |at: Progress| {
             assert!(at.bytes_done > seen);
             seen = at.bytes_done;
             ControlFlow::Continue(())
@@ -238,14 +308,18 @@ impl World {
         assert!(found == self.bytes, "read through the writer");
     }
 
-    fn check_from_outside(&self) {
+    fn disk(&self) -> Disk {
         let layers = self
             .files
             .iter()
             .rev()
             .map(|file| Vhdx::open(Arc::clone(file)).unwrap())
             .collect();
-        let disk = Chain::from_layers(layers).unwrap().into_disk();
+        Chain::from_layers(layers).unwrap().into_disk()
+    }
+
+    fn check_from_outside(&self) {
+        let disk = self.disk();
         let mut found = vec![0xEE; self.bytes.len()];
         disk.read_at(&mut found, 0).unwrap();
         assert!(found == self.bytes, "read from outside");
