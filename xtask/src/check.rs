@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 
 use crate::run::{cargo, run, say, works};
-use crate::test;
+use crate::{bench, test};
 
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 /// Longest the demo may take, the build of the executable included, in seconds.
@@ -29,6 +29,9 @@ pub(crate) fn check(tests: bool) -> anyhow::Result<()> {
     }
     run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     windows()?;
+    if cfg!(target_os = "linux") {
+        bench::trial()?;
+    }
     demo()?;
     say("all checks passed");
     Ok(())

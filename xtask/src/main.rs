@@ -1,7 +1,8 @@
-//! Chores of the project: `cargo xtask test` and `cargo xtask check`.
+//! Chores of the project: `cargo xtask test`, `cargo xtask check` and `cargo xtask bench`.
 //!
 //! No chore needs anything but Rust, a C compiler and, for some tests, programs of Debian packages (see [`tools`]).
 
+mod bench;
 mod check;
 mod run;
 mod test;
@@ -11,7 +12,9 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [ARGUMENT]...      all tests; arguments go to the test runner
-cargo xtask check [--no-test]       everything CI looks at: format, lints, tests, documentation, Windows, demo";
+cargo xtask check [--no-test]       everything CI looks at: format, lints, tests, documentation, Windows, demo
+cargo xtask bench vhdx [--gib N] [--runs N] [--dir DIR] [--json] [--write-docs]
+                                    figures of crate vhdx against cp and qemu-img; --gib 0: a trial";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
         ["test", more @ ..] => test::test(more),
         ["check"] => check::check(true),
         ["check", "--no-test"] => check::check(false),
+        ["bench", more @ ..] => bench::bench(more),
         _ => {
             run::say(USAGE);
             return ExitCode::from(2);
