@@ -13,6 +13,17 @@ use crate::format::log::{Change, Log, rebuild_page};
 use crate::format::{PAGE, PAGE_BYTES, index};
 use crate::io::ReadAt;
 
+/// Where bytes of a file lie once its log is laid over it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stored {
+    /// In their place in the file.
+    File,
+    /// In the log.
+    Log,
+    /// Nowhere: the log says that they are zeros, or they lie beyond the end of the file.
+    Zero,
+}
+
 /// A file read through its log.
 pub(crate) struct Backing {
     file: Arc<dyn ReadAt>,
@@ -80,6 +91,14 @@ impl Backing {
     /// Returns the length of the file, once replayed.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Returns where the byte at `at` lies, and for how many of the `len` bytes from there that goes on.
+    pub(crate) fn stored(&self, at: u64, len: u64) -> (Stored, u64) {
+        match &self.overlay {
+            None => (Stored::File, len),
+            Some(overlay) => overlay.stored(at, len),
+        }
     }
 
     /// Fills `buf` from `offset`. Without an overlay this is one read of the file.
@@ -154,6 +173,29 @@ impl Overlay {
         if start < end {
             self.zeros.insert(start, end);
         }
+    }
+
+    fn stored(&self, at: u64, len: u64) -> (Stored, u64) {
+        let until = |end: u64| len.min(end - at);
+        if let Some((page, _)) = self.pages.range(..=at).next_back()
+            && at - page < PAGE
+        {
+            return (Stored::Log, until(page + PAGE));
+        }
+        let next_page = self.pages.range(at..).next().map(|(page, _)| *page);
+        let len = next_page.map_or(len, until);
+        let until = |end: u64| len.min(end - at);
+        if let Some((_, stop)) = self.zeros.range(..=at).next_back()
+            && at < *stop
+        {
+            return (Stored::Zero, until(*stop));
+        }
+        if at >= self.file_len {
+            return (Stored::Zero, len);
+        }
+        let next_zero = self.zeros.range(at..).next().map(|(start, _)| *start);
+        let len = next_zero.map_or(len, until);
+        (Stored::File, len.min(self.file_len - at))
     }
 
     fn read(&self, file: &dyn ReadAt, buf: &mut [u8], offset: u64) -> std::io::Result<()> {

@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Rule};
 use crate::info::ParentLocator;
 use crate::io::ReadAt;
-use crate::layer::Vhdx;
+use crate::member::DiskFile;
 
 /// The longest chain that is opened, leaf and root included.
 pub const MAX_CHAIN_DEPTH: usize = 256;
@@ -26,7 +26,7 @@ pub trait ParentResolver {
 /// A leaf and its parents, each checked to be the one its child was made from.
 #[derive(Debug)]
 pub struct Chain {
-    layers: Vec<Vhdx>,
+    layers: Vec<DiskFile>,
 }
 
 impl Chain {
@@ -39,7 +39,7 @@ impl Chain {
         resolver: &dyn ParentResolver,
     ) -> Result<Self, Error> {
         let mut location = location.to_owned();
-        let mut layers = vec![Vhdx::open(leaf)?];
+        let mut layers = vec![DiskFile::open(leaf)?];
         while let Some(child) = layers.last()
             && let Some(locator) = &child.info().parent
         {
@@ -58,9 +58,9 @@ impl Chain {
     /// Puts together a chain of files already opened, leaf first.
     ///
     /// Errors name a parent by its place in the list.
-    pub fn from_layers(layers: Vec<Vhdx>) -> Result<Self, Error> {
-        let mut checked: Vec<Vhdx> = Vec::with_capacity(layers.len());
-        for (number, layer) in layers.into_iter().enumerate() {
+    pub fn from_layers<L: Into<DiskFile>>(layers: Vec<L>) -> Result<Self, Error> {
+        let mut checked: Vec<DiskFile> = Vec::with_capacity(layers.len());
+        for (number, layer) in layers.into_iter().map(Into::into).enumerate() {
             if let Some(child) = checked.last() {
                 let locator = child.info().parent.as_ref().ok_or(Error::NoParent)?;
                 let in_parent = |source| Error::InParent {
@@ -80,13 +80,13 @@ impl Chain {
 
     /// Returns the files, leaf first.
     #[must_use]
-    pub fn layers(&self) -> &[Vhdx] {
+    pub fn layers(&self) -> &[DiskFile] {
         &self.layers
     }
 
     /// Takes the chain apart, leaf first.
     #[must_use]
-    pub fn into_layers(self) -> Vec<Vhdx> {
+    pub fn into_layers(self) -> Vec<DiskFile> {
         self.layers
     }
 
@@ -99,11 +99,11 @@ impl Chain {
 
 /// Opens the first candidate that is the parent.
 fn open_parent(
-    child: &Vhdx,
+    child: &DiskFile,
     location: &str,
     locator: &ParentLocator,
     resolver: &dyn ParentResolver,
-) -> Result<(Vhdx, String), Error> {
+) -> Result<(DiskFile, String), Error> {
     let candidates = resolver.locate(location, locator);
     let mut refusal = None;
     for candidate in &candidates {
@@ -122,8 +122,8 @@ fn open_parent(
                 }));
             }
         };
-        let opened =
-            Vhdx::open(file).and_then(|parent| check_identity(locator, &parent).map(|()| parent));
+        let opened = DiskFile::open(file)
+            .and_then(|parent| check_identity(locator, &parent).map(|()| parent));
         match opened {
             Ok(parent) => return Ok((parent, candidate.clone())),
             Err(err) => refusal = refusal.or(Some(in_parent(err))),
@@ -155,7 +155,7 @@ fn describe(locator: &Option<ParentLocator>) -> String {
         .join(", ")
 }
 
-fn check_identity(locator: &ParentLocator, parent: &Vhdx) -> Result<(), Error> {
+fn check_identity(locator: &ParentLocator, parent: &DiskFile) -> Result<(), Error> {
     let found = parent.info().data_write_guid;
     if locator.accepts(found) {
         Ok(())
@@ -165,8 +165,11 @@ fn check_identity(locator: &ParentLocator, parent: &Vhdx) -> Result<(), Error> {
 }
 
 /// Checks what concerns the chain so far and the next parent.
-fn check_link(chain: &[Vhdx], parent: &Vhdx) -> Result<(), Error> {
+fn check_link(chain: &[DiskFile], parent: &DiskFile) -> Result<(), Error> {
     let found = parent.info();
+    if chain[0].info().format != found.format {
+        return Err(Error::format(Rule::VhdChainFormat, 0, chain.len() as u64));
+    }
     let sector = found.logical_sector_bytes;
     if chain[0].info().logical_sector_bytes != sector {
         return Err(Error::format(Rule::ParentSectorSize, 0, sector));

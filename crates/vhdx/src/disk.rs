@@ -1,15 +1,17 @@
-//! A virtual disk: one file, or a chain of differencing disks read as one.
+//! A virtual disk: one file, VHDX or VHD, or a chain of differencing disks read as one.
 //!
 //! A read asks each file from the leaf on where its bytes lie; the first that knows wins. Bytes that lie together in a file
 //! are read at once, into the caller's buffer.
 
 use uuid::Uuid;
 
+use crate::backing::Stored;
 use crate::chain::Chain;
 use crate::error::Error;
 use crate::info::{DiskKind, FileInfo};
 use crate::io::ReadAt;
 use crate::layer::{Found, Vhdx};
+use crate::member::DiskFile;
 
 /// What a range of a virtual disk holds.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -35,18 +37,50 @@ pub struct Extent {
 #[derive(Debug)]
 pub struct Disk {
     /// Leaf first, at least one.
-    layers: Vec<Vhdx>,
+    layers: Vec<DiskFile>,
 }
 
-/// Where a byte of a chain lies.
+/// Where the bytes of a run lie.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Place {
+    /// Together in a file of the chain.
+    File {
+        /// The file: its index in [`Disk::layers`], 0 for the leaf.
+        number: usize,
+        /// Where the first byte lies in that file.
+        offset: u64,
+    },
+    /// In the log of a file that was not closed cleanly: in no place of their own, so only [`Disk::read_at`] gives them.
+    ///
+    /// Nothing known writes payload through the log; the format allows it.
+    Log {
+        /// The file: its index in [`Disk::layers`].
+        number: usize,
+    },
+    /// Nowhere: they are zeros.
+    Zero,
+}
+
+/// A range of a virtual disk whose bytes lie together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
+pub struct Run {
+    /// Where it starts in the virtual disk.
+    pub offset: u64,
+    /// Its length in bytes, never zero.
+    pub len: u64,
+    /// Where its bytes lie.
+    pub place: Place,
+}
+
+/// Where a byte of a chain lies, the log of its file laid over it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Spot {
     File { layer: usize, at: u64 },
     Zero,
 }
 
-impl Place {
-    /// Returns the place `by` bytes on, if it is of one run with this one.
+impl Spot {
+    /// Returns the spot `by` bytes on, if it is of one run with this one.
     fn plus(self, by: u64) -> Self {
         match self {
             Self::File { layer, at } => Self::File { layer, at: at + by },
@@ -73,7 +107,7 @@ impl From<Chain> for Disk {
 impl Disk {
     /// Opens a file that has no parent.
     pub fn open(file: impl ReadAt + 'static) -> Result<Self, Error> {
-        Ok(Chain::from_layers(vec![Vhdx::open(file)?])?.into_disk())
+        Ok(Chain::from_layers(vec![DiskFile::open(file)?])?.into_disk())
     }
 
     /// Returns what the leaf says about itself.
@@ -84,7 +118,7 @@ impl Disk {
 
     /// Returns the files, leaf first.
     #[must_use]
-    pub fn layers(&self) -> &[Vhdx] {
+    pub fn layers(&self) -> &[DiskFile] {
         &self.layers
     }
 
@@ -106,7 +140,7 @@ impl Disk {
         self.info().physical_sector_bytes
     }
 
-    /// Returns the block size of the leaf in bytes.
+    /// Returns the block size of the leaf in bytes; 0 for a fixed VHD, which has no blocks.
     #[must_use]
     pub fn block_bytes(&self) -> u32 {
         self.info().block_bytes
@@ -127,15 +161,15 @@ impl Disk {
     /// Fills `buf` with the bytes of the disk from `offset`: one read per run that lies together in a file.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         self.check_range(offset, buf.len() as u64)?;
-        let mut runs = self.runs(offset, buf.len() as u64);
+        let mut walk = self.walk(offset, buf.len() as u64);
         let mut rest = buf;
-        while let Some(run) = runs.next_run(|place, run| place.plus(run)) {
-            let (place, len) = run?;
+        while let Some(run) = walk.next_together() {
+            let (spot, len) = run?;
             let (part, tail) = rest.split_at_mut(crate::format::index(len));
             rest = tail;
-            match place {
-                Place::Zero => part.fill(0),
-                Place::File { layer, at } => {
+            match spot {
+                Spot::Zero => part.fill(0),
+                Spot::File { layer, at } => {
                     self.layers[layer].backing().read(part, at, "a block")?;
                 }
             }
@@ -151,7 +185,21 @@ impl Disk {
         let offset = offset.min(self.size());
         Extents {
             offset,
-            runs: self.runs(offset, len.min(self.size() - offset)),
+            walk: self.walk(offset, len.min(self.size() - offset)),
+        }
+    }
+
+    /// Returns where the bytes of the range lie, in order, without gap, from the block tables only: "which ranges of which
+    /// files hold these bytes", for a caller that does the I/O itself.
+    ///
+    /// What lies beyond the end of the disk is left out.
+    #[must_use]
+    pub fn runs(&self, offset: u64, len: u64) -> Runs<'_> {
+        let offset = offset.min(self.size());
+        Runs {
+            offset,
+            walk: self.walk(offset, len.min(self.size() - offset)),
+            rest: None,
         }
     }
 
@@ -167,8 +215,19 @@ impl Disk {
         Ok(sum)
     }
 
-    pub(crate) fn from_layers_unchecked(layers: Vec<Vhdx>) -> Self {
-        Self { layers }
+    /// Takes a file without its parents.
+    pub(crate) fn detached(leaf: Vhdx) -> Self {
+        Self {
+            layers: vec![leaf.into()],
+        }
+    }
+
+    /// Returns the leaf of a disk that a writer made.
+    pub(crate) fn vhdx_leaf(&self) -> &Vhdx {
+        match &self.layers[0] {
+            DiskFile::Vhdx(leaf) => leaf,
+            DiskFile::Vhd(_) => unreachable!("a writer opens its leaf as a VHDX"),
+        }
     }
 
     pub(crate) fn check_range(&self, offset: u64, len: u64) -> Result<(), Error> {
@@ -179,8 +238,8 @@ impl Disk {
         }
     }
 
-    fn runs(&self, offset: u64, len: u64) -> Runs<'_> {
-        Runs {
+    fn walk(&self, offset: u64, len: u64) -> Walk<'_> {
+        Walk {
             disk: self,
             offset,
             end: offset + len,
@@ -189,18 +248,18 @@ impl Disk {
     }
 
     /// Returns where the byte at `offset` lies, and for how many of the `len` bytes from there that goes on.
-    fn find(&self, offset: u64, mut len: u64) -> Result<(Place, u64), Error> {
-        for (layer, vhdx) in self.layers.iter().enumerate() {
+    fn find(&self, offset: u64, mut len: u64) -> Result<(Spot, u64), Error> {
+        for (layer, file) in self.layers.iter().enumerate() {
             // A child may be larger than its parent: zeros beyond.
-            let size = vhdx.geometry().size();
+            let size = file.info().size;
             if offset >= size {
-                return Ok((Place::Zero, len));
+                return Ok((Spot::Zero, len));
             }
-            let (found, run) = vhdx.find(offset, len.min(size - offset))?;
+            let (found, run) = file.find(offset, len.min(size - offset))?;
             len = run;
             match found {
-                Found::File(at) => return Ok((Place::File { layer, at }, len)),
-                Found::Zero => return Ok((Place::Zero, len)),
+                Found::File(at) => return Ok((Spot::File { layer, at }, len)),
+                Found::Zero => return Ok((Spot::Zero, len)),
                 Found::Parent => {}
             }
         }
@@ -209,29 +268,26 @@ impl Disk {
     }
 }
 
-/// The runs of a range: where its bytes lie, neighbours joined as far as the caller wants them.
+/// Goes through a range: where its bytes lie, neighbours joined as far as the caller wants them.
 #[derive(Debug)]
-struct Runs<'a> {
+struct Walk<'a> {
     disk: &'a Disk,
     offset: u64,
     end: u64,
     /// A run that was found already, but not joined to the one before.
-    ahead: Option<(Place, u64)>,
+    ahead: Option<(Spot, u64)>,
 }
 
-impl Runs<'_> {
-    /// Returns the next run; `expect` says where it would have to go on, `run` bytes in, to be the same run.
-    fn next_run(
-        &mut self,
-        expect: impl Fn(Place, u64) -> Place,
-    ) -> Option<Result<(Place, u64), Error>> {
-        self.next_joined(|first, run, next| expect(first, run) == next)
+impl Walk<'_> {
+    /// Returns the next run of bytes that lie together.
+    fn next_together(&mut self) -> Option<Result<(Spot, u64), Error>> {
+        self.next_joined(|first, run, next| first.plus(run) == next)
     }
 
     fn next_joined(
         &mut self,
-        joins: impl Fn(Place, u64, Place) -> bool,
-    ) -> Option<Result<(Place, u64), Error>> {
+        joins: impl Fn(Spot, u64, Spot) -> bool,
+    ) -> Option<Result<(Spot, u64), Error>> {
         if self.offset == self.end {
             return None;
         }
@@ -239,7 +295,7 @@ impl Runs<'_> {
             Some(run) => Ok(run),
             None => self.disk.find(self.offset, self.end - self.offset),
         };
-        let (place, mut len) = match first {
+        let (spot, mut len) = match first {
             Ok(run) => run,
             Err(err) => return self.fail(err),
         };
@@ -248,7 +304,7 @@ impl Runs<'_> {
                 .disk
                 .find(self.offset + len, self.end - self.offset - len)
             {
-                Ok((next, more)) if joins(place, len, next) => len += more,
+                Ok((next, more)) if joins(spot, len, next) => len += more,
                 Ok(run) => {
                     self.ahead = Some(run);
                     break;
@@ -257,11 +313,11 @@ impl Runs<'_> {
             }
         }
         self.offset += len;
-        Some(Ok((place, len)))
+        Some(Ok((spot, len)))
     }
 
     /// Ends the iteration with an error.
-    fn fail(&mut self, err: Error) -> Option<Result<(Place, u64), Error>> {
+    fn fail(&mut self, err: Error) -> Option<Result<(Spot, u64), Error>> {
         self.offset = self.end;
         Some(Err(err))
     }
@@ -271,7 +327,7 @@ impl Runs<'_> {
 #[derive(Debug)]
 pub struct Extents<'a> {
     offset: u64,
-    runs: Runs<'a>,
+    walk: Walk<'a>,
 }
 
 impl Iterator for Extents<'_> {
@@ -279,16 +335,64 @@ impl Iterator for Extents<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let run = self
-            .runs
+            .walk
             .next_joined(|first, _, next| first.kind() == next.kind())?;
-        Some(run.map(|(place, len)| {
+        Some(run.map(|(spot, len)| {
             let extent = Extent {
                 offset: self.offset,
                 len,
-                kind: place.kind(),
+                kind: spot.kind(),
             };
             self.offset += len;
             extent
         }))
+    }
+}
+
+/// The runs of a range of a disk. See [`Disk::runs`].
+#[derive(Debug)]
+pub struct Runs<'a> {
+    offset: u64,
+    walk: Walk<'a>,
+    /// What is left of a run that a log cuts.
+    rest: Option<(Spot, u64)>,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Result<Run, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (spot, found) = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.walk.next_together()? {
+                Ok(run) => run,
+                Err(err) => return Some(Err(err)),
+            },
+        };
+        let (place, len) = match spot {
+            Spot::Zero => (Place::Zero, found),
+            Spot::File { layer, at } => {
+                let (stored, len) = self.walk.disk.layers[layer].backing().stored(at, found);
+                let place = match stored {
+                    Stored::File => Place::File {
+                        number: layer,
+                        offset: at,
+                    },
+                    Stored::Log => Place::Log { number: layer },
+                    Stored::Zero => Place::Zero,
+                };
+                (place, len)
+            }
+        };
+        if len < found {
+            self.rest = Some((spot.plus(len), found - len));
+        }
+        let run = Run {
+            offset: self.offset,
+            len,
+            place,
+        };
+        self.offset += len;
+        Some(Ok(run))
     }
 }

@@ -93,6 +93,11 @@ pub enum Error {
         /// The lowest offset that can still be written.
         next: u64,
     },
+    /// A VHD was given where only a VHDX can be.
+    #[error(
+        "this is a VHD file of the first generation: it is read and converted, but not changed in place"
+    )]
+    VhdUnchangeable,
     /// Parameters of a new disk that the format or this crate does not allow.
     #[error("cannot make such a disk: {0}")]
     Parameters(&'static str),
@@ -130,6 +135,7 @@ impl Error {
             | Self::NoParent
             | Self::OutOfRange { .. }
             | Self::NotAscending { .. }
+            | Self::VhdUnchangeable
             | Self::Parameters(_)
             | Self::SizesDiffer { .. } => Kind::Refused,
             Self::Cancelled => Kind::Cancelled,
@@ -149,6 +155,7 @@ impl Error {
             | Self::NoParent
             | Self::OutOfRange { .. }
             | Self::NotAscending { .. }
+            | Self::VhdUnchangeable
             | Self::Parameters(_)
             | Self::SizesDiffer { .. }
             | Self::Poisoned
@@ -167,7 +174,7 @@ impl Error {
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident $code:literal $section:literal $text:literal,)*) => {
-        /// A rule of the format that a file can break, in the order of [MS-VHDX].
+        /// A rule of the format that a file can break, in the order of [MS-VHDX]; those of VHD follow.
         #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
         pub enum Rule {
             $(#[doc = $text] $name,)*
@@ -183,7 +190,7 @@ macro_rules! rules {
                 match self { $(Self::$name => $code,)* }
             }
 
-            /// Returns the section of [MS-VHDX] the rule comes from.
+            /// Returns the section of [MS-VHDX] the rule comes from, or the part of a VHD.
             #[must_use]
             pub fn section(self) -> &'static str {
                 match self { $(Self::$name => $section,)* }
@@ -243,4 +250,22 @@ rules! {
     ParentSectorSize "parent-sector-size" "2.6.2.4" "child and parent have different logical sector sizes",
     ChainCycle "chain-cycle" "2.6.2.6" "the chain of parents leads back to a disk already in it",
     ChainDepth "chain-depth" "2.6.2.6" "the chain of parents is longer than 256 disks",
+    VhdFooter "vhd-footer" "VHD: footer" "neither the end nor the beginning of the file holds the footer of a VHD",
+    VhdFooterChecksum "vhd-footer-checksum" "VHD: footer" "the checksum of the footer is wrong, and there is no sound copy of it",
+    VhdVersion "vhd-version" "VHD: footer" "the version of the format is not 1.0",
+    VhdType "vhd-type" "VHD: footer" "the disk is neither fixed nor dynamic nor differencing",
+    VhdSize "vhd-size" "VHD: footer" "the virtual size is zero, over 2040 GiB or no multiple of 512",
+    VhdFixedLength "vhd-fixed-length" "VHD: footer" "the file is shorter than the fixed disk it holds",
+    VhdHeaderPlace "vhd-header-place" "VHD: dynamic header" "the dynamic header is not aligned to 512 bytes, or lies over the footer or beyond the end of the file",
+    VhdHeaderSignature "vhd-header-signature" "VHD: dynamic header" "the dynamic header has no signature",
+    VhdHeaderChecksum "vhd-header-checksum" "VHD: dynamic header" "the checksum of the dynamic header is wrong",
+    VhdHeaderVersion "vhd-header-version" "VHD: dynamic header" "the version of the dynamic header is not 1.0",
+    VhdBlockSize "vhd-block-size" "VHD: dynamic header" "the block size is not a power of two of at least 512",
+    VhdTableLength "vhd-table-length" "VHD: dynamic header" "the block table has fewer entries than the disk has blocks, or the disk has more than 8,388,608 blocks",
+    VhdTablePlace "vhd-table-place" "VHD: dynamic header" "the block table is not aligned to 512 bytes, overlaps another structure or lies beyond the end of the file",
+    VhdLocator "vhd-locator" "VHD: parent locator" "a parent locator lies beyond the end of the file, is longer than 64 KiB or no UTF-16",
+    VhdLocatorPath "vhd-locator-path" "VHD: parent locator" "a differencing disk does not name its parent",
+    VhdBlockPlace "vhd-block-place" "VHD: block allocation table" "a block lies over a structure or beyond the end of the file",
+    VhdBlockOverlap "vhd-block-overlap" "VHD: block allocation table" "a block overlaps another one",
+    VhdChainFormat "vhd-chain-format" "VHD: parent locator" "child and parent are of different formats",
 }

@@ -9,7 +9,7 @@ use crate::format::header::{self, CurrentHeader};
 use crate::format::metadata::{self, Metadata};
 use crate::format::region::{self, Region, Regions};
 use crate::format::{HEADER_AREA, MIB, PAGE, index, u64_at};
-use crate::info::{DiskKind, FileInfo};
+use crate::info::{DiskKind, FileInfo, Format};
 use crate::io::ReadAt;
 use crate::pages::Pages;
 use crate::space::SpaceMap;
@@ -69,6 +69,7 @@ impl Structures {
             (None, false) => DiskKind::Dynamic,
         };
         FileInfo {
+            format: Format::Vhdx,
             kind,
             size: geometry.size(),
             file_bytes: self.file_bytes,

@@ -18,7 +18,7 @@
 //!   header before it is finished, and metadata of an old one changes through the log only.
 //! - What reads as zero because nothing is known of it does not exist: every byte is data, zeros, or an error.
 //!
-//! Not here: checking a file for all its faults at once, resizing, compacting, the older VHD format.
+//! Not here: checking a file for all its faults at once, resizing, compacting.
 
 mod backing;
 mod bulk;
@@ -31,24 +31,28 @@ mod format;
 mod info;
 mod io;
 mod layer;
+mod member;
 mod merge;
 mod pages;
 mod params;
 mod progress;
 mod space;
 mod table;
+mod vhd;
 mod writer;
 
 pub use bulk::{BulkWriter, create_differencing};
 pub use chain::{Chain, MAX_CHAIN_DEPTH, ParentResolver};
 pub use convert::{ConvertOptions, convert, convert_raw};
 pub use directory::DirectoryResolver;
-pub use disk::{Disk, Extent, ExtentKind, Extents};
+pub use disk::{Disk, Extent, ExtentKind, Extents, Place, Run, Runs};
 pub use error::{Error, Kind, Rule};
-pub use info::{DiskKind, FileInfo, ParentLocator, inspect};
+pub use info::{DiskKind, FileInfo, Format, ParentLocator, inspect};
 pub use io::{MemoryFile, ReadAt, WriteAt};
 pub use layer::Vhdx;
+pub use member::DiskFile;
 pub use merge::{MergedIdentity, merge};
 pub use params::{DEFAULT_BLOCK_BYTES, DEFAULT_CHILD_BLOCK_BYTES, Params, ParentLink};
 pub use progress::Progress;
+pub use vhd::Vhd;
 pub use writer::{DiskWriter, Durability, replay_log, set_disk_id, set_parent};

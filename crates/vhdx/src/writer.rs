@@ -56,7 +56,7 @@ impl DiskWriter {
         durability: Durability,
     ) -> Result<Self, Error> {
         Self::start(Arc::new(leaf), durability, None, |leaf| {
-            let layers = std::iter::once(leaf).chain(parents).collect();
+            let layers: Vec<Vhdx> = std::iter::once(leaf).chain(parents).collect();
             Ok(Chain::from_layers(layers)?.into_disk())
         })
     }
@@ -68,7 +68,7 @@ impl DiskWriter {
         identity: Uuid,
     ) -> Result<Self, Error> {
         Self::start(file, durability, Some(identity), |leaf| {
-            Ok(Disk::from_layers_unchecked(vec![leaf]))
+            Ok(Disk::detached(leaf))
         })
     }
 
@@ -169,7 +169,7 @@ impl DiskWriter {
     /// Parts of blocks stay as they are, and so does all of a fixed disk. (2.5.1.1.4: state `Unmapped`, without a soft anchor.)
     pub fn trim(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.disk.check_range(offset, len)?;
-        let leaf = &self.disk.layers()[0];
+        let leaf = self.disk.vhdx_leaf();
         let geometry = leaf.geometry();
         let end = offset + len;
         let first = offset.div_ceil(geometry.block_len());
@@ -235,7 +235,7 @@ impl DiskWriter {
         }
         let mut blocks = self.lock();
         blocks.session.begin(true)?;
-        let leaf = &self.disk.layers()[0];
+        let leaf = self.disk.vhdx_leaf();
         let geometry = leaf.geometry();
         let sector_bytes = if geometry.has_parent() {
             u64::from(geometry.sector_bytes())

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::error::{Error, Rule};
 use crate::io::ReadAt;
+use crate::vhd;
 
 /// Where the two headers lie.
 pub(crate) const HEADER_AT: [u64; 2] = [64 * KIB, 128 * KIB];
@@ -89,10 +90,18 @@ impl Header {
     }
 }
 
+/// Returns the refusal of what is no VHDX file; a VHD is called by its name.
+fn not_vhdx(file: &dyn ReadAt, file_len: u64, rule: Rule, found: u64) -> Error {
+    match vhd::has_signature(file, file_len) {
+        Ok(true) => Error::VhdUnchangeable,
+        Ok(false) | Err(_) => Error::format(rule, 0, found),
+    }
+}
+
 /// Reads the identifier and both headers of a file of `file_len` bytes and returns the current header.
 pub(crate) fn read_current(file: &dyn ReadAt, file_len: u64) -> Result<CurrentHeader, Error> {
     if file_len < HEADER_AREA {
-        return Err(Error::format(Rule::FileTooShort, 0, file_len));
+        return Err(not_vhdx(file, file_len, Rule::FileTooShort, file_len));
     }
     let read = |buf: &mut [u8], at| {
         file.read_exact_at(buf, at).map_err(|source| Error::Read {
@@ -104,11 +113,8 @@ pub(crate) fn read_current(file: &dyn ReadAt, file_len: u64) -> Result<CurrentHe
     let mut signature = [0; 8];
     read(&mut signature, 0)?;
     if &signature != FILE_SIGNATURE {
-        return Err(Error::format(
-            Rule::FileSignature,
-            0,
-            u64::from_le_bytes(signature),
-        ));
+        let found = u64::from_le_bytes(signature);
+        return Err(not_vhdx(file, file_len, Rule::FileSignature, found));
     }
     let mut pages = [[0; PAGE_BYTES]; 2];
     for (page, at) in pages.iter_mut().zip(HEADER_AT) {

@@ -169,12 +169,12 @@ impl Blocks {
 
     /// Returns how many changed pages wait for a commit.
     pub(super) fn gathered(&self, disk: &Disk) -> usize {
-        disk.layers()[0].pages().changed_count() + self.table_pages.len()
+        disk.vhdx_leaf().pages().changed_count() + self.table_pages.len()
     }
 
     /// Commits all changes of table and bitmaps; payload becomes durable with them.
     pub(super) fn commit(&mut self, disk: &Disk, readers: &RwLock<()>) -> Result<(), Error> {
-        let leaf = &disk.layers()[0];
+        let leaf = disk.vhdx_leaf();
         let mut pages = leaf.pages().changed();
         pages.extend(
             self.table_pages

@@ -24,3 +24,7 @@ mod samples;
 mod support;
 #[cfg(test)]
 mod tolerance;
+#[cfg(test)]
+mod vhd;
+#[cfg(test)]
+mod vhd_file;

@@ -271,7 +271,10 @@ fn refuses_each_broken_rule_by_its_name() {
 #[test]
 fn every_rule_has_a_case_and_a_code_of_its_own() {
     for (number, rule) in Rule::ALL.iter().enumerate() {
-        let tested = OF_CHAINS.contains(rule) || CASES.iter().any(|(other, ..)| other == rule);
+        // Those of the first generation: see `vhd`.
+        let tested = OF_CHAINS.contains(rule)
+            || rule.code().starts_with("vhd-")
+            || CASES.iter().any(|(other, ..)| other == rule);
         assert!(tested, "{} has no case", rule.code());
         assert!(
             Rule::ALL[..number]
