@@ -232,3 +232,45 @@ impl std::fmt::Debug for Backing {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Overlay, PAGE, Stored};
+
+    #[track_caller]
+    fn check(overlay: &Overlay, at: u64, len: u64, expected: (Stored, u64)) {
+        assert_eq!(overlay.stored(at, len), expected, "{len} bytes at {at}");
+    }
+
+    #[test]
+    fn tells_what_the_log_lays_over_a_file() {
+        let mut overlay = Overlay {
+            file_len: 20 * PAGE,
+            ..Overlay::default()
+        };
+        let page = |at| Change::Page {
+            at,
+            leading: [0; 8],
+            trailing: [0; 4],
+            sector: 0,
+        };
+        overlay.apply(page(2 * PAGE));
+        overlay.apply(Change::Zero {
+            at: 5 * PAGE,
+            len: 3 * PAGE,
+        });
+        overlay.apply(page(6 * PAGE));
+        overlay.apply(page(25 * PAGE));
+        let all = 100 * PAGE;
+        check(&overlay, 0, 10, (Stored::File, 10));
+        check(&overlay, 0, all, (Stored::File, 2 * PAGE));
+        check(&overlay, 2 * PAGE + 1, all, (Stored::Log, PAGE - 1));
+        check(&overlay, 3 * PAGE, all, (Stored::File, 2 * PAGE));
+        check(&overlay, 5 * PAGE, all, (Stored::Zero, PAGE));
+        check(&overlay, 6 * PAGE, 7, (Stored::Log, 7));
+        check(&overlay, 7 * PAGE, all, (Stored::Zero, PAGE));
+        check(&overlay, 8 * PAGE, all, (Stored::File, 12 * PAGE));
+        check(&overlay, 20 * PAGE, all, (Stored::Zero, 5 * PAGE));
+        check(&overlay, 25 * PAGE, all, (Stored::Log, PAGE));
+    }
+}

@@ -19,6 +19,8 @@ mod model;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod runs;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod support;
@@ -28,3 +30,5 @@ mod tolerance;
 mod vhd;
 #[cfg(test)]
 mod vhd_file;
+#[cfg(test)]
+mod vhd_judges;

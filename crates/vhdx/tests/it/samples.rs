@@ -5,8 +5,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{MIB, absent, have};
-use vhdx::{Disk, DiskKind, ReadAt};
+use crate::support::{MIB, absent, have, run, text};
+use crate::vhd_file::seal;
+use crate::vhd_judges::export_by_runs;
+use vhdx::{Chain, DirectoryResolver, Disk, DiskKind, Format, Kind, ReadAt, Rule, inspect};
 
 /// Unpacks a sample; `None`, with a message, where the samples or the tool are absent.
 fn unpack(folder: &Path, name: &str) -> Option<PathBuf> {
@@ -26,7 +28,7 @@ fn unpack(folder: &Path, name: &str) -> Option<PathBuf> {
     if !have(tool) {
         return None;
     }
-    let path = folder.join("sample.vhdx");
+    let path = folder.join(Path::new(name).file_stem().unwrap());
     let target = File::create(&path).unwrap();
     // Written with holes: most of a sample is zeros.
     let mut child = Command::new(tool)
@@ -183,4 +185,131 @@ fn replays_the_log_of_qemu_in_memory() {
     let (written, rest) = bytes.split_at(18 << 20);
     assert!(written.iter().all(|byte| *byte == 0xA5));
     assert!(rest.iter().all(|byte| *byte == 0));
+}
+
+/// Reads a VHD, checks its sizes, and has QEMU and, where it is not too large for that, 7-Zip compare it.
+#[track_caller]
+fn check_vhd(name: &str, kind: DiskKind, size: u64, allocated: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = unpack(folder.path(), name) else {
+        return;
+    };
+    let file = File::open(&path).unwrap();
+    let disk = Disk::open(file.try_clone().unwrap()).unwrap();
+    let info = disk.info();
+    assert_eq!(
+        (info.format, info.kind, info.size),
+        (Format::Vhd, kind, size)
+    );
+    assert_eq!(disk.allocated_bytes().unwrap(), allocated, "{name}");
+    let raw = folder.path().join("ours.raw");
+    export_by_runs(&disk, &[&file], &raw);
+    if have("qemu-img") {
+        // Takes a size that differs by zeros for the same.
+        let compare = ["compare", "-f", "vpc", "-F", "raw", text(&path), text(&raw)];
+        run("qemu-img", &compare);
+    }
+    if size < 1 << 30 && have("7zz") && have("cmp") {
+        let out = format!("-o{}", text(&folder.path().join("7z")));
+        run("7zz", &["e", "-y", "-tvhd", &out, text(&path)]);
+        let theirs = std::fs::read_dir(folder.path().join("7z")).unwrap();
+        let theirs = theirs.last().unwrap().unwrap().path();
+        run("cmp", &[text(&raw), text(&theirs)]);
+    }
+}
+
+#[test]
+fn reads_a_vhd_of_hyper_v() {
+    let size = 136_365_211_648;
+    check_vhd(
+        "qemu/hyperv2012r2-dynamic.vhd.bz2",
+        DiskKind::Dynamic,
+        size,
+        0,
+    );
+}
+
+/// Its cylinders, heads and sectors, which QEMU goes by, hold 2 MiB less.
+#[test]
+fn reads_a_vhd_of_virtual_pc() {
+    let size = 136_365_211_648;
+    check_vhd("qemu/virtualpc-dynamic.vhd.bz2", DiskKind::Dynamic, size, 0);
+}
+
+#[test]
+fn reads_a_vhd_of_disk2vhd() {
+    check_vhd(
+        "qemu/d2v-zerofilled.vhd.bz2",
+        DiskKind::Dynamic,
+        263_454_720,
+        263_454_720,
+    );
+}
+
+#[test]
+fn reads_a_vhd_of_qemu() {
+    check_vhd("dfvfs/ext2.vhd.gz", DiskKind::Dynamic, 4_212_736, 2 * MIB);
+}
+
+#[test]
+fn refuses_a_vhd_without_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = unpack(folder.path(), "dfvfs/fat-differential.vhd.gz") else {
+        return;
+    };
+    let info = inspect(File::open(&path).unwrap()).unwrap();
+    assert_eq!((info.kind, info.size), (DiskKind::Differencing, 4 << 20));
+    let parent = info.parent.unwrap();
+    assert_eq!(parent.relative_path.as_deref(), Some(r".\fat-parent.vhd"));
+    let absolute = r"C:\Projects\dfvfs\test_data\fat-parent.vhd";
+    assert_eq!(parent.absolute_path.as_deref(), Some(absolute));
+    assert_eq!(
+        parent.linkage.to_string(),
+        "5fa21a55-f394-aa4d-9958-1951a67d5540"
+    );
+    let err = Disk::open(File::open(&path).unwrap()).unwrap_err();
+    assert_eq!(err.kind(), Kind::Refused);
+    let resolver = DirectoryResolver::new(folder.path());
+    let err = Chain::open(
+        File::open(&path).unwrap(),
+        "fat-differential.vhd",
+        &resolver,
+    );
+    assert_eq!(err.unwrap_err().kind(), Kind::NotFound);
+}
+
+/// The pair was edited by hand without its checksums: refused, as by QEMU and 7-Zip. With them corrected it is a chain
+/// whose parent is named by nothing but the header.
+#[test]
+fn reads_a_vhd_chain_once_its_checksums_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["image-differential.vhd", "image.vhd"];
+    for name in names {
+        let Some(path) = unpack(folder.path(), &format!("dfvfs/{name}.gz")) else {
+            return;
+        };
+        let err = inspect(File::open(&path).unwrap()).unwrap_err();
+        assert_eq!(err.rule(), Some(Rule::VhdFooterChecksum));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.len();
+        seal(&mut bytes[..512], 64);
+        seal(&mut bytes[end - 512..], 64);
+        seal(&mut bytes[512..512 + 1024], 36);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let leaf = folder.path().join(names[0]);
+    let resolver = DirectoryResolver::new(folder.path());
+    let chain = Chain::open(File::open(&leaf).unwrap(), names[0], &resolver).unwrap();
+    let disk = chain.into_disk();
+    assert_eq!((disk.layers().len(), disk.size()), (2, 104_448));
+    if let Some(found) = sha256(&disk) {
+        // 7-Zip and libvhdi agree.
+        assert_eq!(
+            found,
+            "c6db12a7db548e193c29420c1b4533e4708b20c5033db5cc29ef075d48316d25"
+        );
+    }
+    std::fs::remove_file(folder.path().join(names[1])).unwrap();
+    let err = Chain::open(File::open(&leaf).unwrap(), names[0], &resolver).unwrap_err();
+    assert_eq!(err.kind(), Kind::NotFound);
 }
