@@ -202,7 +202,10 @@ impl Overlay {
         let end = offset + buf.len() as u64;
         let in_file = index(self.file_len.saturating_sub(offset).min(buf.len() as u64));
         let (present, beyond) = buf.split_at_mut(in_file);
-        file.read_exact_at(present, offset)?;
+        // Beyond its end a file need not even answer to a read of nothing.
+        if !present.is_empty() {
+            file.read_exact_at(present, offset)?;
+        }
         beyond.fill(0);
         for (&start, &stop) in self
             .zeros
