@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 5] = [
         "api_client",
     ],
     &["server", "agent", "hyperv_sim"],
-    &["reprise", "harness"],
+    &["reprise", "harness", "fuzz_oracles"],
 ];
 /// What tests may use although no product code may: the executable is started through the harness, which knows programs
 /// only by their command line; the driver of a host is tested against the simulated one, over HTTP.
