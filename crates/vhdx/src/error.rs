@@ -101,15 +101,31 @@ pub enum Error {
     /// Parameters of a new disk that the format or this crate does not allow.
     #[error("cannot make such a disk: {0}")]
     Parameters(&'static str),
-    /// Child and parent differ in virtual size, so a merge would change the size of the parent.
+    /// The child is smaller than its parent, so a merge would have to shrink the parent.
     #[error(
-        "the child holds {child} bytes, the parent {parent}: resize one of them before the merge"
+        "the child holds {child} bytes, its parent {parent}: grow the child to that before the merge"
     )]
     SizesDiffer {
         /// Virtual size of the child.
         child: u64,
         /// Virtual size of the parent.
         parent: u64,
+    },
+    /// A disk is to shrink, but holds something beyond its new end.
+    #[error(
+        "the disk holds data at offset {offset}, beyond its new end: make room there first, or discard it explicitly"
+    )]
+    DataBeyondEnd {
+        /// Where in the virtual disk.
+        offset: u64,
+    },
+    /// A differencing disk is to shrink, and only its parent knows what lies beyond the new end.
+    #[error(
+        "at offset {offset}, beyond the new end, the disk shows what its parent holds: discard it explicitly"
+    )]
+    ParentBeyondEnd {
+        /// Where in the virtual disk.
+        offset: u64,
     },
     /// An earlier write or flush failed: what reached the disk is unknown.
     #[error("an earlier write failed, so nothing more is written; open the file again")]
@@ -137,7 +153,9 @@ impl Error {
             | Self::NotAscending { .. }
             | Self::VhdUnchangeable
             | Self::Parameters(_)
-            | Self::SizesDiffer { .. } => Kind::Refused,
+            | Self::SizesDiffer { .. }
+            | Self::DataBeyondEnd { .. }
+            | Self::ParentBeyondEnd { .. } => Kind::Refused,
             Self::Cancelled => Kind::Cancelled,
         }
     }
@@ -158,6 +176,8 @@ impl Error {
             | Self::VhdUnchangeable
             | Self::Parameters(_)
             | Self::SizesDiffer { .. }
+            | Self::DataBeyondEnd { .. }
+            | Self::ParentBeyondEnd { .. }
             | Self::Poisoned
             | Self::Cancelled => None,
         }

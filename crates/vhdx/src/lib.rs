@@ -55,4 +55,7 @@ pub use merge::{MergedIdentity, merge};
 pub use params::{DEFAULT_BLOCK_BYTES, DEFAULT_CHILD_BLOCK_BYTES, Params, ParentLink};
 pub use progress::Progress;
 pub use vhd::Vhd;
-pub use writer::{DiskWriter, Durability, replay_log, set_disk_id, set_parent};
+pub use writer::{
+    Beyond, CompactOptions, CompactReport, DiskWriter, Durability, compact, replay_log, resize,
+    set_disk_id, set_parent,
+};

@@ -2,7 +2,7 @@
 //!
 //! The parent must change its identity before its content, and the child must accept it before and after. So:
 //! 1. the child's locator takes a second identity, `parent_linkage2`: the one the parent will have;
-//! 2. the parent takes that identity and then, block by block, what the child holds;
+//! 2. the parent takes that identity, then the size of a larger child, then, block by block, what the child holds;
 //! 3. closing, the parent keeps it or takes the child's own identity.
 //!
 //! Copying twice does no harm, so each step is simply found done or done again. Until the child is removed it reads the same
@@ -17,9 +17,9 @@ use crate::error::{Error, Rule};
 use crate::format::{MIB, index};
 use crate::info::{FileInfo, ParentLocator};
 use crate::io::{ReadAt, WriteAt};
-use crate::layer::{Found, Structures, Vhdx};
+use crate::layer::{Found, Vhdx};
 use crate::progress::Progress;
-use crate::writer::{DiskWriter, Durability, set_locator};
+use crate::writer::{Beyond, DiskWriter, Durability, resize_as, set_locator};
 
 /// Bytes copied at a time.
 const COPY_BYTES: u64 = 2 * MIB;
@@ -35,6 +35,7 @@ pub enum MergedIdentity {
 
 /// Merges `child` into `parent`, which then holds what the child read as; the caller removes the child.
 ///
+/// The merged disk has the size of the child: a smaller parent grows first, a larger one is refused.
 /// `progress` is called between blocks and stops the merge by returning `Break`; it then ends with [`Error::Cancelled`].
 /// Stopped or killed, it goes on when run again with the same files. Until it is done the parent alone is inconsistent,
 /// while the child over the parent reads as before at any moment. Nobody else may write either file meanwhile.
@@ -47,8 +48,9 @@ pub fn merge(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<FileInfo, Error> {
     let (child, parent): (Arc<dyn WriteAt>, Arc<dyn WriteAt>) = (Arc::new(child), Arc::new(parent));
-    let child_info = inspect(&child)?;
-    let parent_info = inspect(&parent)?;
+    // Both are judged whole before the first write.
+    let child_info = judge(&child)?;
+    let parent_info = judge(&parent)?;
     // The parent takes the child's identity only as the last step of a merge.
     if identity == MergedIdentity::Child
         && parent_info.data_write_guid == child_info.data_write_guid
@@ -58,8 +60,14 @@ pub fn merge(
     let locator = check_pair(&child_info, &parent_info)?;
     let working = prepare_child(&child, locator, &parent_info, durability)?;
 
+    if child_info.size > parent_info.size {
+        let (to, target) = (child_info.size, Arc::clone(&parent));
+        let beyond = Beyond::MustBeZero;
+        let mut quiet = |_| ControlFlow::Continue(());
+        resize_as(target, to, beyond, durability, Some(working), &mut quiet)?;
+    }
     let source = Vhdx::open(Arc::clone(&child) as Arc<dyn ReadAt>)?;
-    let target = DiskWriter::open_detached(parent, durability, working)?;
+    let target = DiskWriter::open_detached(parent, durability, Some(working))?;
     let stopped = copy(&source, &target, progress)?;
     if stopped {
         target.close()?;
@@ -71,8 +79,9 @@ pub fn merge(
     })
 }
 
-fn inspect(file: &Arc<dyn WriteAt>) -> Result<FileInfo, Error> {
-    Ok(Structures::read(Arc::clone(file) as Arc<dyn ReadAt>)?.info())
+fn judge(file: &Arc<dyn WriteAt>) -> Result<FileInfo, Error> {
+    let opened = Vhdx::open(Arc::clone(file) as Arc<dyn ReadAt>)?;
+    Ok(opened.info().clone())
 }
 
 /// Checks that these are child and parent and can be merged.
@@ -92,7 +101,7 @@ fn check_pair<'a>(child: &'a FileInfo, parent: &FileInfo) -> Result<&'a ParentLo
             parent.logical_sector_bytes,
         ));
     }
-    if child.size != parent.size {
+    if child.size < parent.size {
         return Err(Error::SizesDiffer {
             child: child.size,
             parent: parent.size,

@@ -98,6 +98,14 @@ impl Pages {
         }
     }
 
+    /// Forgets pages of a range of the file that is about to hold something else.
+    pub(crate) fn forget(&self, at: u64, len: u64) {
+        let mut state = self.exclusive();
+        state.read.retain(|page, _| *page < at || *page >= at + len);
+        let State { read, age, .. } = &mut *state;
+        age.retain(|page| read.contains_key(page));
+    }
+
     fn shared(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,8 +4,12 @@
 //! lock that is taken for writing only before space that a block gave up is used again.
 
 mod blocks;
+mod compact;
 mod free;
 mod metadata;
+mod patches;
+mod regions;
+mod resize;
 mod session;
 
 use std::collections::BTreeSet;
@@ -18,14 +22,18 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::format::index;
 use crate::info::{DiskKind, FileInfo};
-use crate::io::WriteAt;
+use crate::io::{ReadAt, WriteAt};
 use crate::layer::{Structures, Vhdx};
+use crate::member::DiskFile;
 use blocks::{Blocks, Part};
 use free::FreeSpace;
 use session::Session;
 
+pub use compact::{CompactOptions, CompactReport, compact};
 pub(crate) use metadata::set_locator;
 pub use metadata::{replay_log, set_disk_id, set_parent};
+pub(crate) use resize::resize_as;
+pub use resize::{Beyond, resize};
 
 /// What an unplanned end may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,8 +63,17 @@ impl DiskWriter {
         parents: Vec<Vhdx>,
         durability: Durability,
     ) -> Result<Self, Error> {
-        Self::start(Arc::new(leaf), durability, None, |leaf| {
-            let layers: Vec<Vhdx> = std::iter::once(leaf).chain(parents).collect();
+        let leaf: Arc<dyn WriteAt> = Arc::new(leaf);
+        let mut parents: Vec<DiskFile> = parents.into_iter().map(Into::into).collect();
+        let structures = Structures::read(Arc::clone(&leaf) as Arc<dyn ReadAt>)?;
+        if structures.current.header.log_in_use() {
+            // The whole chain is judged before the replay, the first thing that is written.
+            let (judged, _) = Vhdx::from_structures(structures)?;
+            let layers: Vec<DiskFile> = std::iter::once(judged.into()).chain(parents).collect();
+            parents = Chain::from_layers(layers)?.into_layers().split_off(1);
+        }
+        Self::start(leaf, durability, None, |leaf| {
+            let layers: Vec<DiskFile> = std::iter::once(leaf.into()).chain(parents).collect();
             Ok(Chain::from_layers(layers)?.into_disk())
         })
     }
@@ -65,11 +82,9 @@ impl DiskWriter {
     pub(crate) fn open_detached(
         file: Arc<dyn WriteAt>,
         durability: Durability,
-        identity: Uuid,
+        identity: Option<Uuid>,
     ) -> Result<Self, Error> {
-        Self::start(file, durability, Some(identity), |leaf| {
-            Ok(Disk::detached(leaf))
-        })
+        Self::start(file, durability, identity, |leaf| Ok(Disk::detached(leaf)))
     }
 
     fn start(
@@ -91,6 +106,7 @@ impl DiskWriter {
             repair_from,
             table_pages: BTreeSet::new(),
             given_up: Vec::new(),
+            cut_at_close: false,
         };
         Ok(Self {
             disk: chain(leaf)?,
@@ -207,6 +223,10 @@ impl DiskWriter {
         let mut blocks = self.lock();
         self.flush_locked(&mut blocks)?;
         blocks.session.close(identity)?;
+        if blocks.cut_at_close {
+            let end = blocks.free.cut();
+            blocks.session.cut(end)?;
+        }
         Ok(Structures::read(blocks.session.file())?.info())
     }
 

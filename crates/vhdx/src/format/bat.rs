@@ -99,6 +99,11 @@ impl Geometry {
         block >> self.group_shift
     }
 
+    /// Returns the blocks of a group.
+    pub(crate) fn blocks_of_group(&self, group: u64) -> std::ops::Range<u64> {
+        group << self.group_shift..self.blocks().min((group + 1) << self.group_shift)
+    }
+
     /// Returns the number of table entries that have a meaning.
     pub(crate) fn entries(&self) -> u64 {
         if self.has_parent {

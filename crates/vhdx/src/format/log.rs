@@ -308,14 +308,14 @@ pub(crate) struct EntryHead {
     pub(crate) file_len: u64,
 }
 
-/// Returns how many bytes of the log an entry with so many pages takes.
-pub(crate) fn entry_len(pages: usize) -> u64 {
-    (descriptor_sectors(pages as u64) + pages as u64) * PAGE
+/// Returns how many bytes of the log an entry with so many pages and zero ranges takes.
+pub(crate) fn entry_len(pages: usize, zeros: usize) -> u64 {
+    (descriptor_sectors((pages + zeros) as u64) + pages as u64) * PAGE
 }
 
-/// Returns an entry that gives each page, named by its place in the file, new content.
-pub(crate) fn encode(head: &EntryHead, pages: &[(u64, &Page)]) -> Vec<u8> {
-    let length = entry_len(pages.len());
+/// Returns an entry that gives each page, named by its place in the file, new content, and makes ranges of whole pages zeros.
+pub(crate) fn encode(head: &EntryHead, pages: &[(u64, &Page)], zeros: &[Region]) -> Vec<u8> {
+    let length = entry_len(pages.len(), zeros.len());
     let mut entry = vec![0; index(length)];
     put(&mut entry, 0, b"loge");
     put(
@@ -330,7 +330,7 @@ pub(crate) fn encode(head: &EntryHead, pages: &[(u64, &Page)]) -> Vec<u8> {
     put(
         &mut entry,
         24,
-        &u32::try_from(pages.len())
+        &u32::try_from(pages.len() + zeros.len())
             .expect("as many as fit the log")
             .to_le_bytes(),
     );
@@ -341,7 +341,7 @@ pub(crate) fn encode(head: &EntryHead, pages: &[(u64, &Page)]) -> Vec<u8> {
         56,
         &head.file_len.next_multiple_of(MIB).to_le_bytes(),
     );
-    let data = index(descriptor_sectors(pages.len() as u64) * PAGE);
+    let data = index(descriptor_sectors((pages.len() + zeros.len()) as u64) * PAGE);
     let sequence = head.sequence.to_le_bytes();
     for (number, (at, page)) in pages.iter().enumerate() {
         let descriptor = index(ENTRY_HEADER_BYTES) + number * index(DESCRIPTOR_BYTES);
@@ -355,6 +355,14 @@ pub(crate) fn encode(head: &EntryHead, pages: &[(u64, &Page)]) -> Vec<u8> {
         put(&mut entry, sector, b"data");
         put(&mut entry, sector + 4, &sequence[4..]);
         put(&mut entry, sector + PAGE_BYTES - 4, &sequence[..4]);
+    }
+    for (number, range) in zeros.iter().enumerate() {
+        let descriptor =
+            index(ENTRY_HEADER_BYTES) + (pages.len() + number) * index(DESCRIPTOR_BYTES);
+        put(&mut entry, descriptor, b"zero");
+        put(&mut entry, descriptor + 8, &range.length.to_le_bytes());
+        put(&mut entry, descriptor + 16, &range.offset.to_le_bytes());
+        put(&mut entry, descriptor + 24, &sequence);
     }
     let sum = super::checksum(&entry);
     put(&mut entry, 4, &sum.to_le_bytes());

@@ -16,7 +16,7 @@ use crate::format::{MIB, PAGE, PAGE_BYTES, Page, index};
 use crate::layer::{Found, Vhdx};
 
 /// Changed pages are committed once there are so many, flush or not. One block adds at most 18, a region table 16.
-const GATHER_PAGES: usize = 64;
+pub(super) const GATHER_PAGES: usize = 64;
 
 /// The writing side of a [`super::DiskWriter`].
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Blocks {
     pub(super) table_pages: BTreeSet<u64>,
     /// Space given up by changes that are not committed yet.
     pub(super) given_up: Vec<(u64, u64)>,
+    /// Free space at the end of the file is cut off when it is closed.
+    pub(super) cut_at_close: bool,
 }
 
 /// Part of one block of the disk.
@@ -200,13 +202,14 @@ impl Blocks {
                     .unwrap_or_else(std::sync::PoisonError::into_inner),
             );
             for (place, len) in self.given_up.drain(..) {
+                leaf.pages().forget(place, len);
                 self.free.give(place, len);
             }
         }
         Ok(())
     }
 
-    fn entry(&self, leaf: &Vhdx, block: u64) -> Result<BlockEntry, Error> {
+    pub(super) fn entry(&self, leaf: &Vhdx, block: u64) -> Result<BlockEntry, Error> {
         leaf.table().block(leaf.backing(), leaf.pages(), block)
     }
 
@@ -246,7 +249,12 @@ impl Blocks {
         Ok(place)
     }
 
-    fn set_block(&mut self, leaf: &Vhdx, block: u64, entry: BlockEntry) -> Result<(), Error> {
+    pub(super) fn set_block(
+        &mut self,
+        leaf: &Vhdx,
+        block: u64,
+        entry: BlockEntry,
+    ) -> Result<(), Error> {
         let page = leaf
             .table()
             .set_block(leaf.backing(), leaf.pages(), block, entry)?;
@@ -268,11 +276,21 @@ impl Blocks {
         if !space.fresh {
             self.session.zero(space.place, MIB)?;
         }
-        let page =
-            leaf.table()
-                .set_bitmap(leaf.backing(), leaf.pages(), group, Some(space.place))?;
-        self.table_pages.extend(page);
+        self.set_bitmap(leaf, group, Some(space.place))?;
         Ok(space.place)
+    }
+
+    pub(super) fn set_bitmap(
+        &mut self,
+        leaf: &Vhdx,
+        group: u64,
+        place: Option<u64>,
+    ) -> Result<(), Error> {
+        let page = leaf
+            .table()
+            .set_bitmap(leaf.backing(), leaf.pages(), group, place)?;
+        self.table_pages.extend(page);
+        Ok(())
     }
 
     /// Marks the sectors of a partially present block as lying in this file; all of them: the block is fully present.
@@ -339,7 +357,7 @@ fn bits(leaf: &Vhdx, part: Part) -> (u64, u64) {
     (first & ((1 << GROUP_SECTORS_SHIFT) - 1), part.len >> shift)
 }
 
-fn set_bit_range(page: &mut Page, first: u64, end: u64, value: bool) {
+pub(super) fn set_bit_range(page: &mut Page, first: u64, end: u64, value: bool) {
     let mut bit = first;
     while bit < end {
         let byte = &mut page[index(bit / 8)];

@@ -63,6 +63,57 @@ impl FreeSpace {
         })
     }
 
+    /// Takes `len` bytes of free space that end at or below `limit`, the lowest there are.
+    pub(super) fn take_below(&mut self, len: u64, limit: u64) -> Option<u64> {
+        let (count, limit) = (len / MIB, limit / MIB);
+        let (first, free) = self
+            .runs
+            .iter()
+            .take_while(|(first, _)| **first + count <= limit)
+            .find(|(_, free)| **free >= count)
+            .map(|(first, free)| (*first, *free))?;
+        self.runs.remove(&first);
+        if free > count {
+            self.runs.insert(first + count, free - count);
+        }
+        Some(first * MIB)
+    }
+
+    /// Takes `len` bytes at the end of the file, whole MiB; `None` if the file would become too long.
+    pub(super) fn take_at_end(&mut self, len: u64) -> Option<u64> {
+        let place = self.end;
+        self.end = place
+            .checked_add(len / MIB)
+            .filter(|end| *end <= FILE_MIB_MAX)?;
+        Some(place * MIB)
+    }
+
+    /// Returns where the last thing in the file ends.
+    pub(super) fn taken_end(&self) -> u64 {
+        match self.runs.last_key_value() {
+            Some((first, free)) if first + free == self.end => first * MIB,
+            Some(_) | None => self.end * MIB,
+        }
+    }
+
+    /// Returns where the last thing would end if there were no free space before it.
+    pub(super) fn packed_end(&self) -> u64 {
+        self.end * MIB - self.free_bytes()
+    }
+
+    /// Forgets free space at the end of the file, which the caller cuts off; returns where that is.
+    pub(super) fn cut(&mut self) -> u64 {
+        let end = self.taken_end() / MIB;
+        self.runs.remove(&end);
+        self.end = end;
+        end * MIB
+    }
+
+    /// Returns the bytes of free space.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.runs.values().sum::<u64>() * MIB
+    }
+
     /// Gives space back.
     pub(super) fn give(&mut self, place: u64, len: u64) {
         let (mut first, mut count) = (place / MIB, len / MIB);

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Durability;
+use super::patches::Patches;
 use super::session::Session;
 use crate::error::{Error, Rule};
+use crate::format::locator;
 use crate::format::metadata::{self, FILE_ITEM, Item};
-use crate::format::{PAGE, PAGE_BYTES, Page, index, locator, put};
 use crate::info::{FileInfo, ParentLocator};
 use crate::io::{ReadAt, WriteAt};
 use crate::layer::Structures;
@@ -73,12 +74,13 @@ pub(crate) fn set_locator(
         };
         Ok(vec![
             (item.listed_at, entry.encode().to_vec()),
-            (u64::from(offset), content),
+            (u64::from(offset), content.clone()),
         ])
     })
 }
 
-fn find(structures: &Structures, id: Uuid) -> Result<Item, Error> {
+/// Returns the item of the file's own, not a user's, with this id.
+pub(super) fn find(structures: &Structures, id: Uuid) -> Result<Item, Error> {
     let found = structures
         .metadata
         .items
@@ -120,43 +122,18 @@ fn edit(
     file: Arc<dyn WriteAt>,
     durability: Durability,
     visible: bool,
-    changes: impl FnOnce(&Structures) -> Result<Vec<(u64, Vec<u8>)>, Error>,
+    changes: impl Fn(&Structures) -> Result<Vec<(u64, Vec<u8>)>, Error>,
 ) -> Result<FileInfo, Error> {
+    // What is to be refused is, before a log is replayed in place.
+    changes(&Structures::read(Arc::clone(&file) as Arc<dyn ReadAt>)?)?;
     let (mut session, structures) = Session::open(Arc::clone(&file), durability)?;
-    let region = structures.regions.metadata;
-    let mut pages: Vec<(u64, Box<Page>)> = Vec::new();
+    let mut patches = Patches::default();
     for (offset, bytes) in changes(&structures)? {
-        let (start, end) = (
-            region.offset + offset,
-            region.offset + offset + bytes.len() as u64,
-        );
-        let mut at = start / PAGE * PAGE;
-        while at < end {
-            let known = pages.iter().position(|(page, _)| *page == at);
-            let number = match known {
-                Some(number) => number,
-                None => {
-                    let mut page = Box::new([0; PAGE_BYTES]);
-                    structures.backing.read(&mut page[..], at, "the metadata")?;
-                    pages.push((at, page));
-                    pages.len() - 1
-                }
-            };
-            let (from, to) = (start.max(at), end.min(at + PAGE));
-            put(
-                &mut pages[number].1[..],
-                index(from - at),
-                &bytes[index(from - start)..index(to - start)],
-            );
-            at += PAGE;
-        }
+        let at = structures.regions.metadata.offset + offset;
+        patches.write(&structures.backing, at, &bytes)?;
     }
     session.begin(visible)?;
-    let pages: Vec<(u64, Arc<Page>)> = pages
-        .into_iter()
-        .map(|(at, page)| (at, Arc::from(page)))
-        .collect();
-    session.commit(&pages)?;
+    session.commit(&patches.into_pages())?;
     session.close(None)?;
     let file: Arc<dyn ReadAt> = file;
     Ok(Structures::read(file)?.info())

@@ -20,7 +20,7 @@ use crate::format::log::{Change, EntryHead, Log, encode, entry_len, rebuild_page
 use crate::format::region::Region;
 use crate::format::{MIB, PAGE_BYTES, Page, index};
 use crate::io::{ReadAt, WriteAt};
-use crate::layer::Structures;
+use crate::layer::{Structures, Vhdx};
 
 /// Pages in one entry at most: two such entries fit the smallest log, of 1 MiB.
 pub(super) const COMMIT_PAGES: usize = 120;
@@ -52,6 +52,8 @@ pub(crate) struct Session {
 
 impl Session {
     /// Reads the structures of a file and replays its log in place if it was not closed cleanly.
+    ///
+    /// The file is judged first, with its log replayed in memory: what breaks a rule is refused as it is.
     pub(crate) fn open(
         file: Arc<dyn WriteAt>,
         durability: Durability,
@@ -62,6 +64,9 @@ impl Session {
             source,
         })?;
         let CurrentHeader { header, slot } = header::read_current(&*file, file_len)?;
+        if header.log_in_use() {
+            Vhdx::open(Arc::clone(&file) as Arc<dyn ReadAt>)?;
+        }
         let log = Region {
             offset: header.log_offset,
             length: u64::from(header.log_length),
@@ -184,7 +189,16 @@ impl Session {
 
     /// Makes the pages, named by their place in the file, durable as one change: all of them or none.
     pub(crate) fn commit(&mut self, pages: &[(u64, Arc<Page>)]) -> Result<(), Error> {
-        if pages.len() > COMMIT_PAGES {
+        self.commit_with_zeros(pages, &[])
+    }
+
+    /// As [`Session::commit`]; in the same change ranges of whole pages become zeros.
+    pub(crate) fn commit_with_zeros(
+        &mut self,
+        pages: &[(u64, Arc<Page>)],
+        zeros: &[Region],
+    ) -> Result<(), Error> {
+        if pages.len() + zeros.len() > COMMIT_PAGES {
             return Err(Error::Parameters(
                 "a change of metadata is too large for the log",
             ));
@@ -198,14 +212,14 @@ impl Session {
             guid: self.log_guid,
             file_len: self.file_len,
         };
-        let entry = encode(&head, &by_place);
+        let entry = encode(&head, &by_place, zeros);
         let before_end = index((self.log.length - self.head).min(entry.len() as u64));
         self.write(&entry[..before_end], self.log.offset + self.head, "the log")?;
         if before_end < entry.len() {
             self.write(&entry[before_end..], self.log.offset, "the log")?;
         }
         self.sync()?;
-        self.head = (self.head + entry_len(pages.len())) % self.log.length;
+        self.head = (self.head + entry_len(pages.len(), zeros.len())) % self.log.length;
         self.sequence += 1;
         if !self.header.log_in_use() {
             self.header.log_guid = self.log_guid;
@@ -214,6 +228,9 @@ impl Session {
         }
         for (at, page) in pages {
             self.write(&page[..], *at, "metadata")?;
+        }
+        for range in zeros {
+            self.zero(range.offset, range.length)?;
         }
         Ok(())
     }
@@ -269,6 +286,20 @@ impl Session {
         self.judge(result, "the length", len)?;
         self.file_len = len;
         Ok(())
+    }
+
+    /// Cuts the file to `len` bytes if it is longer.
+    ///
+    /// Only while the log is not in use: an active entry tells a length that the file must not fall below.
+    pub(crate) fn cut(&mut self, len: u64) -> Result<(), Error> {
+        if len >= self.file_len || self.header.log_in_use() {
+            return Ok(());
+        }
+        self.begin(false)?;
+        let result = self.file.set_len(len);
+        self.judge(result, "the length", len)?;
+        self.file_len = len;
+        self.sync()
     }
 
     /// Waits until all that was written is durable, if this session is to survive a power loss.

@@ -166,7 +166,7 @@ fn grandchildren_stay_linked_if_the_parent_takes_the_childs_identity() {
 }
 
 #[test]
-fn refuses_to_merge_strangers_and_other_sizes() {
+fn refuses_to_merge_strangers_and_smaller_children() {
     let (_, child, _) = family();
     let (stranger, _, _) = family();
     assert_eq!(
@@ -180,15 +180,15 @@ fn refuses_to_merge_strangers_and_other_sizes() {
         Err(Error::NoParent)
     ));
 
-    let (parent, info) = disk_of(&Params::dynamic(MIB), &[]);
-    let larger = Arc::new(MemoryFile::new());
+    let (parent, info) = disk_of(&Params::dynamic(2 * MIB), &[]);
+    let smaller = Arc::new(MemoryFile::new());
     let params = Params {
-        size: 2 * MIB,
+        size: MIB,
         ..Params::child_of(&info, link(&info, "parent.vhdx"))
     };
-    create_differencing(Arc::clone(&larger), &params).unwrap();
+    create_differencing(Arc::clone(&smaller), &params).unwrap();
     assert!(matches!(
-        merge_all(&larger, &parent, MergedIdentity::New),
+        merge_all(&smaller, &parent, MergedIdentity::New),
         Err(Error::SizesDiffer { .. })
     ));
 }

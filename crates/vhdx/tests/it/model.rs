@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use crate::support::{MIB, disk_of, link, pattern, rounds};
 use vhdx::{
-    Chain, ConvertOptions, Disk, DiskKind, DiskWriter, Durability, MemoryFile, MergedIdentity,
-    Params, Progress, Vhdx, convert, create_differencing, inspect, merge, set_parent,
+    Beyond, Chain, CompactOptions, ConvertOptions, Disk, DiskKind, DiskWriter, Durability, Error,
+    MemoryFile, MergedIdentity, Params, Progress, Vhdx, compact, convert, create_differencing,
+    inspect, merge, resize, set_parent,
 };
 
 #[derive(Clone, Debug)]
@@ -28,6 +29,16 @@ enum Step {
     },
     Flush,
     Reopen,
+    Resize {
+        size: u64,
+        beyond: Beyond,
+    },
+    Compact {
+        find_zeros: bool,
+        /// With the leaf open, or of any file while it is closed.
+        open: bool,
+        layer: usize,
+    },
     /// Copies the chain into one new file; goes on with that if `adopt`.
     Convert {
         block_mib: u32,
@@ -101,6 +112,13 @@ fn step(size: u64) -> impl Strategy<Value = Step> {
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
         1 => Just(Step::Kill),
+        2 => (1..10_u64 * 256, any::<bool>()).prop_map(|(cells, discard)| Step::Resize {
+            size: cells * 4096,
+            beyond: if discard { Beyond::Discard } else { Beyond::MustBeZero },
+        }),
+        2 => (any::<bool>(), any::<bool>(), any::<prop::sample::Index>()).prop_map(
+            |(find_zeros, open, index)| Step::Compact { find_zeros, open, layer: index.index(64) }
+        ),
         2 => block_mib().prop_map(|block_mib| Step::Checkpoint { block_mib }),
         1 => (any::<prop::sample::Index>(), identity)
             .prop_map(|(index, identity)| Step::Merge { layer: index.index(64), identity }),
@@ -168,15 +186,27 @@ impl World {
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Write { offset, len, seed } => {
+                let (offset, len) = self.clip(offset, len as u64);
+                let len = usize::try_from(len).unwrap();
                 let bytes = pattern(seed, offset, len);
                 self.leaf().write_at(&bytes, offset).unwrap();
                 self.bytes[Self::range(offset, len as u64)].copy_from_slice(&bytes);
             }
             Step::Zero { offset, len } => {
+                let (offset, len) = self.clip(offset, len);
                 self.leaf().zero(offset, len).unwrap();
                 self.bytes[Self::range(offset, len)].fill(0);
             }
-            Step::Trim { offset, len } => self.trim(offset, len),
+            Step::Trim { offset, len } => {
+                let (offset, len) = self.clip(offset, len);
+                self.trim(offset, len);
+            }
+            Step::Resize { size, beyond } => self.resize(size, beyond),
+            Step::Compact {
+                find_zeros,
+                open,
+                layer,
+            } => self.compact(CompactOptions { find_zeros }, open, layer),
             Step::Convert {
                 block_mib,
                 fixed,
@@ -215,6 +245,74 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Brings a range into the disk, whose size changes.
+    fn clip(&self, offset: u64, len: u64) -> (u64, u64) {
+        let size = self.bytes.len() as u64;
+        let offset = offset % size;
+        (offset, len.min(size - offset))
+    }
+
+    fn resize(&mut self, size: u64, beyond: Beyond) {
+        self.close();
+        let file = Arc::clone(self.files.last().unwrap());
+        let before = inspect(Arc::clone(&file)).unwrap();
+        let mut go_on = |_| ControlFlow::Continue(());
+        let kept = usize::try_from(size).unwrap();
+        let durability = Durability::PowerLoss;
+        match resize(Arc::clone(&file), size, beyond, durability, &mut go_on) {
+            Ok(info) => {
+                assert_eq!(info.size, size);
+                assert!(!info.unclean);
+                assert_eq!(
+                    info.data_write_guid == before.data_write_guid,
+                    size == before.size
+                );
+                if beyond == Beyond::MustBeZero && kept < self.bytes.len() {
+                    assert!(self.bytes[kept..].iter().all(|byte| *byte == 0));
+                }
+                self.bytes.resize(kept, 0);
+            }
+            Err(err) => {
+                assert_eq!(beyond, Beyond::MustBeZero);
+                if let Error::DataBeyondEnd { offset } = err {
+                    let from = usize::try_from(offset).unwrap();
+                    assert!(from >= kept);
+                    assert!(self.bytes[from..].iter().any(|byte| *byte != 0));
+                } else {
+                    assert!(matches!(err, Error::ParentBeyondEnd { .. }), "{err}");
+                    assert!(self.files.len() > 1);
+                }
+                assert_eq!(inspect(file).unwrap(), before);
+            }
+        }
+        self.check_from_outside();
+        self.open();
+    }
+
+    fn compact(&mut self, options: CompactOptions, open: bool, layer: usize) {
+        let mut go_on = |_| ControlFlow::Continue(());
+        if open {
+            self.leaf().compact(options, &mut go_on).unwrap();
+            return;
+        }
+        self.close();
+        let file = Arc::clone(&self.files[layer % self.files.len()]);
+        let before = inspect(Arc::clone(&file)).unwrap();
+        let durability = Durability::PowerLoss;
+        let report = compact(Arc::clone(&file), options, durability, &mut go_on).unwrap();
+        let after = inspect(Arc::clone(&file)).unwrap();
+        assert_eq!(after.data_write_guid, before.data_write_guid);
+        assert_eq!(after.file_bytes, report.file_bytes_after);
+        assert_eq!(before.file_bytes, report.file_bytes_before);
+        assert!(after.file_bytes <= before.file_bytes);
+        // A second time there is nothing left to do.
+        let again = compact(Arc::clone(&file), options, durability, &mut go_on).unwrap();
+        assert_eq!((again.blocks_given_up, again.moved_bytes), (0, 0));
+        assert_eq!(inspect(file).unwrap(), after);
+        self.check_from_outside();
+        self.open();
     }
 
     fn trim(&mut self, offset: u64, len: u64) {
@@ -269,6 +367,7 @@ impl World {
         self.close();
         let child = self.files.remove(layer);
         let parent = &self.files[layer - 1];
+        let sizes = [&child, parent].map(|file| inspect(Arc::clone(file)).unwrap().size);
         let mut seen = 0;
         let mut progress = |at: Progress| {
             assert!(at.bytes_done > seen);
@@ -276,14 +375,21 @@ impl World {
             ControlFlow::Continue(())
         };
         let merged = merge(
-            child,
+            Arc::clone(&child),
             Arc::clone(parent),
             identity,
             Durability::PowerLoss,
             &mut progress,
-        )
-        .unwrap();
-        assert_eq!(seen, self.bytes.len() as u64);
+        );
+        if sizes[0] < sizes[1] {
+            assert!(matches!(merged, Err(Error::SizesDiffer { .. })));
+            self.files.insert(layer, child);
+            self.open();
+            return;
+        }
+        let merged = merged.unwrap();
+        assert_eq!(seen, sizes[0]);
+        assert_eq!(merged.size, sizes[0]);
         if let Some(grandchild) = self.files.get(layer)
             && identity == MergedIdentity::New
         {
