@@ -79,7 +79,12 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns whether the command may run for ever, and therefore ends in its own way when asked to.
+    /// Returns whether the command ends in its own way when asked to.
+    pub(crate) fn ends_itself(&self) -> bool {
+        self.is_service() || matches!(self, Command::Vhdx(_))
+    }
+
+    /// Returns whether the command may run for ever.
     pub(crate) fn is_service(&self) -> bool {
         match self {
             Command::Server(_) | Command::Agent(_) | Command::Sim(_) => true,
@@ -274,6 +279,8 @@ mod tests {
             "vhdx info",
             "vhdx ranges",
             "vhdx export",
+            "vhdx create",
+            "vhdx merge",
             "completions",
             "man",
         ] {

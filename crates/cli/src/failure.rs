@@ -156,7 +156,8 @@ impl From<vhdx::Error> for Failure {
         let code = match error.kind() {
             vhdx::Kind::NotFound => api::codes::NOT_FOUND,
             vhdx::Kind::Refused => "usage",
-            vhdx::Kind::Retry | vhdx::Kind::Corrupt | vhdx::Kind::Cancelled => "failed",
+            vhdx::Kind::Cancelled => "cancelled",
+            vhdx::Kind::Retry | vhdx::Kind::Corrupt => "failed",
         };
         Self::new(code, format!("{:#}", anyhow::Error::new(error)))
     }

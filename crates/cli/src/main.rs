@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        if cli.command.is_service() {
+        if cli.command.ends_itself() {
             return run(out, cli.command).await;
         }
         tokio::select! {
@@ -81,7 +81,7 @@ async fn run(out: Output, command: Command) -> Result<Exit, Failure> {
         Command::User(args) => commands::user::run(out, args).await,
         Command::Token(args) => commands::token::run(out, args).await,
         Command::Audit(args) => commands::audit::run(out, args).await,
-        Command::Vhdx(args) => commands::vhdx::run(out, args),
+        Command::Vhdx(args) => commands::vhdx::run(out, args).await,
         Command::Completions(args) => commands::documents::completions(out, &args),
         Command::Man(args) => commands::documents::man(out, &args),
     }

@@ -1,0 +1,100 @@
+//! `reprise vhdx merge`: a child into its parent, in place.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+use vhdx::{Durability, MergedIdentity};
+
+use super::files::{in_file, open_locked, remove};
+use super::parents::ParentArgs;
+use super::progress::Ctx;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::view::View;
+
+/// Arguments of `vhdx merge`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  reprise vhdx merge disk_2.avhdx\n\nThe parent then holds what the child read as, and the child is removed. Stopped or killed, it goes on when run\nagain; until then use the child only, never the parent alone.\n\nOther children of the parent are lost by this, and nothing in the files tells whether there are any. Disks made from\nthe child must be told of their new parent: `reprise vhdx set-parent`."
+)]
+pub(super) struct MergeArgs {
+    /// Differencing disk
+    file: PathBuf,
+    /// Keep the child's file
+    #[arg(long)]
+    keep: bool,
+    /// Give the parent the child's identity, so that disks made from the child accept it
+    #[arg(long)]
+    keep_identity: bool,
+    #[command(flatten)]
+    parents: ParentArgs,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Merged {
+    path: PathBuf,
+    child: PathBuf,
+    child_removed: bool,
+    size_bytes: u64,
+    file_bytes: u64,
+    data_write_guid: String,
+}
+
+/// Runs the verb.
+pub(super) fn run(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
+    let path = &args.file;
+    let child = Arc::new(open_locked(path)?);
+    let info = vhdx::inspect(Arc::clone(&child)).map_err(|error| in_file(path, error))?;
+    let Some(locator) = &info.parent else {
+        return Err(in_file(path, vhdx::Error::NoParent));
+    };
+    // A parent with the child's identity is what an earlier run with --keep-identity left: only the child is still there.
+    let parent_path = args.parents.find(path, locator, |parent| {
+        locator.accepts(parent.data_write_guid) || parent.data_write_guid == info.data_write_guid
+    })?;
+    let parent = Arc::new(open_locked(&parent_path)?);
+    let now = vhdx::inspect(Arc::clone(&parent)).map_err(|error| in_file(&parent_path, error))?;
+    let identity = if args.keep_identity || now.data_write_guid == info.data_write_guid {
+        MergedIdentity::Child
+    } else {
+        MergedIdentity::New
+    };
+    let mut progress = ctx.progress(format!("merge {}", path.display()));
+    let merged = vhdx::merge(
+        Arc::clone(&child),
+        Arc::clone(&parent),
+        identity,
+        Durability::PowerLoss,
+        &mut |at| progress.at(at.bytes_done, at.bytes_total),
+    )
+    .map_err(|error| in_file(path, error))?;
+    drop(progress);
+    // Both are locked still: nobody can begin to use the child now.
+    if !args.keep {
+        remove(path)?;
+    }
+    let done = Merged {
+        path: parent_path,
+        child: path.clone(),
+        child_removed: !args.keep,
+        size_bytes: merged.size,
+        file_bytes: merged.file_bytes,
+        data_write_guid: merged.data_write_guid.to_string(),
+    };
+    ctx.out.show(&done, |done| {
+        View::Text(format!(
+            "{} is merged into {}{}",
+            done.child.display(),
+            done.path.display(),
+            if done.child_removed {
+                " and removed"
+            } else {
+                ""
+            }
+        ))
+    })?;
+    Ok(Exit::Ok)
+}

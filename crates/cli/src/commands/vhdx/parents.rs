@@ -1,0 +1,260 @@
+//! Finding the parents of a differencing disk on this machine.
+//!
+//! A parent is looked for among the files given with `--parent`, then where the relative path in the child leads. Which one
+//! it is, is decided by its identity. Volume and absolute paths are those of another machine and not followed.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use vhdx::{Chain, DirectoryResolver, FileInfo, ParentLocator, ParentResolver, ReadAt};
+
+use super::files::{in_file, io_failed, open};
+use crate::failure::Failure;
+
+/// Where parents may be.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct ParentArgs {
+    /// A parent that is not where its child says; may be given several times, in any order
+    #[arg(long = "parent", value_name = "FILE")]
+    given: Vec<PathBuf>,
+}
+
+/// A chain and the files it was opened from, leaf first.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) chain: Chain,
+    pub(super) paths: Vec<PathBuf>,
+}
+
+impl ParentArgs {
+    /// Opens a file with its parents, for reading.
+    pub(super) fn open(&self, path: &Path) -> Result<Opened, Failure> {
+        let file = open(path)?;
+        let finder = Finder::new(path, &self.given)?;
+        let chain = Chain::open(file, &finder.leaf, &finder).map_err(|error| {
+            let missing = error.kind() == vhdx::Kind::NotFound;
+            let failure = in_file(path, error);
+            if missing {
+                failure.hint("name the parent with --parent FILE, wherever it is")
+            } else {
+                failure
+            }
+        })?;
+        let mut paths = vec![path.to_owned()];
+        paths.extend(finder.followed());
+        paths.truncate(chain.layers().len());
+        Ok(Opened { chain, paths })
+    }
+
+    /// Returns the file that is the parent of the disk at `path`, by one of the identities `is_it` knows.
+    pub(super) fn find(
+        &self,
+        path: &Path,
+        locator: &ParentLocator,
+        is_it: impl Fn(&FileInfo) -> bool,
+    ) -> Result<PathBuf, Failure> {
+        let finder = Finder::new(path, &self.given)?;
+        let mut other = None;
+        for location in finder.locate(&finder.leaf, locator) {
+            let found = match finder.open(&location) {
+                Ok(file) => finder.path(&location).map(|path| (path, file)),
+                Err(error) => Err(error),
+            };
+            let (candidate, file) = match found {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_failed("open", Path::new(&location), &error)),
+            };
+            let info = vhdx::inspect(file).map_err(|error| in_file(&candidate, error))?;
+            if is_it(&info) {
+                return Ok(candidate);
+            }
+            other.get_or_insert(candidate);
+        }
+        let what = match other {
+            Some(other) => format!(
+                "{} is not the parent of {}: it was changed, or is another disk",
+                other.display(),
+                path.display()
+            ),
+            None => format!("the parent of {} was not found", path.display()),
+        };
+        Err(Failure::new(api::codes::NOT_FOUND, what)
+            .hint("name the parent with --parent FILE, wherever it is"))
+    }
+}
+
+/// Finds parents; locations are paths from the root of the volume on, with `/`.
+#[derive(Debug)]
+struct Finder {
+    root: PathBuf,
+    leaf: String,
+    given: Vec<String>,
+    below_root: DirectoryResolver,
+    /// Locations that were asked for their parent, leaf first, and the one opened last.
+    asked: RefCell<Vec<String>>,
+    opened: RefCell<Option<String>>,
+}
+
+impl Finder {
+    fn new(leaf: &Path, given: &[PathBuf]) -> Result<Self, Failure> {
+        let whole = |path: &Path| {
+            std::fs::canonicalize(path).map_err(|error| io_failed("open", path, &error))
+        };
+        let absolute = whole(leaf)?;
+        let root: PathBuf = absolute
+            .components()
+            .take_while(|part| matches!(part, Component::Prefix(_) | Component::RootDir))
+            .collect();
+        let given: Result<Vec<String>, Failure> = given
+            .iter()
+            .map(|path| Ok(location(&root, &whole(path)?)))
+            .collect();
+        Ok(Self {
+            leaf: location(&root, &absolute),
+            given: given?,
+            below_root: DirectoryResolver::new(&root),
+            root,
+            asked: RefCell::default(),
+            opened: RefCell::default(),
+        })
+    }
+
+    /// Returns the file at a location, in the case it has there.
+    fn path(&self, location: &str) -> io::Result<PathBuf> {
+        if Path::new(location).is_absolute() {
+            return Ok(PathBuf::from(location));
+        }
+        let mut path = self.root.clone();
+        for name in location.split('/') {
+            let exact = path.join(name);
+            path = if exact.exists() {
+                exact
+            } else {
+                let wanted = name.to_lowercase();
+                let mut entries = std::fs::read_dir(&path)?.filter_map(Result::ok);
+                let found = entries.find(|entry| {
+                    entry
+                        .file_name()
+                        .to_str()
+                        .is_some_and(|found| found.to_lowercase() == wanted)
+                });
+                found.ok_or(io::ErrorKind::NotFound)?.path()
+            };
+        }
+        Ok(path)
+    }
+
+    /// Returns the parents a chain was opened from, nearest first.
+    fn followed(&self) -> Vec<PathBuf> {
+        let asked = self.asked.borrow();
+        let opened = self.opened.borrow();
+        let parents = asked.iter().skip(1).chain(opened.iter());
+        parents
+            .map(|location| {
+                self.path(location)
+                    .unwrap_or_else(|_| self.root.join(location))
+            })
+            .collect()
+    }
+}
+
+/// Returns a path from the root on, or the whole path where it lies elsewhere.
+fn location(root: &Path, absolute: &Path) -> String {
+    match absolute.strip_prefix(root) {
+        Ok(below) => {
+            let names: Vec<String> = below
+                .components()
+                .map(|part| part.as_os_str().to_string_lossy().into_owned())
+                .collect();
+            names.join("/")
+        }
+        Err(_) => absolute.to_string_lossy().into_owned(),
+    }
+}
+
+impl ParentResolver for Finder {
+    fn locate(&self, child: &str, locator: &ParentLocator) -> Vec<String> {
+        self.asked.borrow_mut().push(child.to_owned());
+        let mut found = self.given.clone();
+        found.extend(self.below_root.locate(child, locator));
+        found
+    }
+
+    fn open(&self, location: &str) -> io::Result<Arc<dyn ReadAt>> {
+        let file: Arc<dyn ReadAt> = if Path::new(location).is_absolute() {
+            Arc::new(File::open(location)?)
+        } else {
+            self.below_root.open(location)?
+        };
+        *self.opened.borrow_mut() = Some(location.to_owned());
+        Ok(file)
+    }
+}
+
+/// Returns how a child at `child` names `parent` as Windows does: relative to its folder, with backslashes.
+///
+/// The file at `child` need not exist, its folder must. `None` where the two have no common root.
+pub(super) fn relative(child: &Path, parent: &Path) -> Result<Option<String>, Failure> {
+    let whole =
+        |path: &Path| std::fs::canonicalize(path).map_err(|error| io_failed("open", path, &error));
+    let folder = match child.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    Ok(between(&whole(folder)?, &whole(parent)?))
+}
+
+fn between(folder: &Path, file: &Path) -> Option<String> {
+    let (from, to): (Vec<_>, Vec<_>) = (folder.components().collect(), file.components().collect());
+    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    // The root at least; and a name with a backslash would be read as two.
+    let names: Option<Vec<&str>> = to[common..]
+        .iter()
+        .map(|part| {
+            part.as_os_str()
+                .to_str()
+                .filter(|name| !name.contains('\\'))
+        })
+        .collect();
+    if common == 0 {
+        return None;
+    }
+    let up = from.len() - common;
+    let start = if up == 0 {
+        r".\".to_owned()
+    } else {
+        r"..\".repeat(up)
+    };
+    Some(start + &names?.join(r"\"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(folder: &str, file: &str, relative: Option<&str>) {
+        assert_eq!(
+            between(Path::new(folder), Path::new(file)).as_deref(),
+            relative
+        );
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_child_names_its_parent_as_windows_does() {
+        check("/vms/web", "/vms/web/base.vhdx", Some(r".\base.vhdx"));
+        check(
+            "/vms/web",
+            "/vms/gold/base.vhdx",
+            Some(r"..\gold\base.vhdx"),
+        );
+        check("/vms/web/a", "/base.vhdx", Some(r"..\..\..\base.vhdx"));
+        check("/vms/web", r"/vms/web/a\b.vhdx", None);
+    }
+}

@@ -1,0 +1,70 @@
+//! `reprise vhdx set-parent`: where the parent of a differencing disk is now.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use vhdx::Durability;
+
+use super::create::link;
+use super::files::{in_file, is_vhd, open, open_locked};
+use super::info::Info;
+use super::progress::Ctx;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Arguments of `vhdx set-parent`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  reprise vhdx set-parent child.avhdx moved/disk.vhdx\n\nThe parent must be the one the child was made from, by its identity. --force takes another one: right only where its\ncontent is the same, as after a merge; otherwise the child reads as a mix of both."
+)]
+pub(super) struct SetParentArgs {
+    /// Differencing disk
+    file: PathBuf,
+    /// Its parent
+    parent: PathBuf,
+    /// Path of the parent as Windows is to find it, such as C:\VMs\disk.vhdx; the relative path is always written
+    #[arg(long, value_name = "PATH")]
+    parent_path: Option<String>,
+    /// Take a parent with another identity than the child expects
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the verb.
+pub(super) fn run(ctx: &Ctx, args: &SetParentArgs) -> Result<Exit, Failure> {
+    let path = &args.file;
+    let child = Arc::new(open_locked(path)?);
+    let file = open(&args.parent)?;
+    let vhd = is_vhd(&args.parent, &file)?;
+    let parent = vhdx::inspect(file).map_err(|error| in_file(&args.parent, error))?;
+    let info = vhdx::inspect(Arc::clone(&child)).map_err(|error| in_file(path, error))?;
+    let Some(locator) = &info.parent else {
+        return Err(in_file(path, vhdx::Error::NoParent));
+    };
+    if vhd || parent.logical_sector_bytes != info.logical_sector_bytes || parent.size > info.size {
+        return Err(Failure::usage(format!(
+            "{} cannot be the parent of {}: format, sector size or virtual size do not fit",
+            args.parent.display(),
+            path.display()
+        )));
+    }
+    if !args.force && !locator.accepts(parent.data_write_guid) {
+        return Err(Failure::new(
+            api::codes::CONFLICT,
+            format!(
+                "{} is not the parent of {}: it was changed since, or is another disk",
+                args.parent.display(),
+                path.display()
+            ),
+        )
+        .hint(
+            "--force takes it all the same; right only where its content is that of the parent",
+        ));
+    }
+    let link = link(path, &args.parent, &parent, &args.parent_path)?;
+    let now = vhdx::set_parent(child, &link, Durability::PowerLoss)
+        .map_err(|error| in_file(path, error))?;
+    ctx.out.show(&Info::new(path, &now), Info::view)?;
+    Ok(Exit::Ok)
+}
