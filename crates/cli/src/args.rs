@@ -280,6 +280,7 @@ mod tests {
             "vhdx ranges",
             "vhdx export",
             "vhdx create",
+            "vhdx convert",
             "vhdx merge",
             "completions",
             "man",

@@ -1,16 +1,15 @@
 //! `reprise vhdx create`: a new disk, empty, of a raw image, or as a child.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use vhdx::{BulkWriter, DEFAULT_BLOCK_BYTES, DiskKind, FileInfo, Params, ParentLink, ReadAt};
+use vhdx::{BulkWriter, DEFAULT_BLOCK_BYTES, DiskKind, FileInfo, Params, ParentLink};
 
-use super::copy::{PIECE_BYTES, each_run_of_data, piece_len};
-use super::files::{NewFile, in_file, io_failed, is_vhd, len, open};
+use super::convert::{image_size, of_image};
+use super::files::{NewFile, in_file, is_vhd, open};
 use super::info::Info;
 use super::parents::relative;
-use super::progress::{Ctx, Progress};
+use super::progress::Ctx;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::values;
@@ -70,12 +69,12 @@ fn sector_size(text: &str) -> Result<u32, String> {
 pub(super) fn run(ctx: &Ctx, args: &CreateArgs) -> Result<Exit, Failure> {
     let made = match (&args.parent, &args.from) {
         (Some(parent), _) => child(args, parent)?,
-        (None, Some(from)) => of_image(ctx, args, from)?,
+        (None, Some(from)) => with_image(ctx, args, from)?,
         (None, None) => {
             let size = args
                 .size
                 .ok_or_else(|| Failure::usage("give --size, --from or --parent"))?;
-            make(&args.file, &params(args, size), |_| Ok(()))?
+            make(&args.file, &params(args, size))?
         }
     };
     ctx.out.show(&Info::new(&args.file, &made), Info::view)?;
@@ -111,7 +110,7 @@ fn child(args: &CreateArgs, parent: &Path) -> Result<FileInfo, Failure> {
         block_bytes: args.block.unwrap_or(params.block_bytes),
         ..params
     };
-    make(&args.file, &params, |_| Ok(()))
+    make(&args.file, &params)
 }
 
 /// Returns how the disk at `child` is to name its parent.
@@ -151,64 +150,24 @@ fn on_windows(_path: &Path) -> Option<String> {
     None
 }
 
-fn of_image(ctx: &Ctx, args: &CreateArgs, from: &Path) -> Result<FileInfo, Failure> {
+fn with_image(ctx: &Ctx, args: &CreateArgs, from: &Path) -> Result<FileInfo, Failure> {
     let image = open(from)?;
-    let image_len = len(from, &image)?;
-    let size = match args.size {
-        Some(size) if size < image_len => {
-            return Err(Failure::usage(format!(
-                "the image {} has {image_len} bytes, more than --size",
-                from.display()
-            )));
-        }
-        Some(size) => size,
-        None => image_len
-            .checked_next_multiple_of(u64::from(args.sector))
-            .ok_or_else(|| Failure::usage("the image is too large"))?,
-    };
-    let mut progress = ctx.progress(format!("create {}", args.file.display()));
-    make(&args.file, &params(args, size), |writer| {
-        copy_image(from, &image, image_len, &args.file, writer, &mut progress)
-    })
-}
-
-fn copy_image(
-    from: &Path,
-    image: &File,
-    image_len: u64,
-    path: &Path,
-    writer: &mut BulkWriter,
-    progress: &mut Progress<'_>,
-) -> Result<(), Failure> {
-    let mut buffer = vec![0; piece_len(PIECE_BYTES)];
-    let mut at = 0;
-    while at < image_len {
-        progress.go_on(at, image_len)?;
-        let piece = &mut buffer[..piece_len((image_len - at).min(PIECE_BYTES))];
-        image
-            .read_exact_at(piece, at)
-            .map_err(|error| io_failed("read", from, &error))?;
-        each_run_of_data(piece, |within, run| {
-            writer
-                .write(at + within as u64, run)
-                .map_err(|error| in_file(path, error))
-        })?;
-        at += piece.len() as u64;
+    let least = image_size(from, &image, args.sector)?;
+    let size = args.size.unwrap_or(least);
+    if size < least {
+        return Err(Failure::usage(format!(
+            "the image {} needs {least} bytes, more than --size",
+            from.display()
+        )));
     }
-    progress.go_on(image_len, image_len)
+    of_image(ctx, from, &image, &args.file, &params(args, size))
 }
 
-/// Makes a disk, and nothing where that fails.
-fn make(
-    path: &Path,
-    params: &Params,
-    fill: impl FnOnce(&mut BulkWriter) -> Result<(), Failure>,
-) -> Result<FileInfo, Failure> {
+/// Makes an empty disk, and nothing where that fails.
+fn make(path: &Path, params: &Params) -> Result<FileInfo, Failure> {
     let new = NewFile::begin(path)?;
-    let mut writer =
-        BulkWriter::create(new.file()?, params).map_err(|error| in_file(path, error))?;
-    fill(&mut writer)?;
-    let made = writer.finish().map_err(|error| in_file(path, error))?;
+    let made = BulkWriter::create(new.file()?, params).and_then(BulkWriter::finish);
+    let made = made.map_err(|error| in_file(path, error))?;
     new.finish()?;
     Ok(made)
 }

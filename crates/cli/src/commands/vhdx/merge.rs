@@ -1,4 +1,4 @@
-//! `reprise vhdx merge`: a child into its parent, in place.
+//! `reprise vhdx merge`: a child into its parent, in place, or a whole chain into a new file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use clap::Args;
 use serde::Serialize;
 use vhdx::{Durability, MergedIdentity};
 
+use super::convert::{ShapeArgs, of_chain};
 use super::files::{in_file, open_locked, remove};
+use super::info::Info;
 use super::parents::ParentArgs;
 use super::progress::Ctx;
 use crate::exit::Exit;
@@ -17,17 +19,22 @@ use crate::view::View;
 /// Arguments of `vhdx merge`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx merge disk_2.avhdx\n\nThe parent then holds what the child read as, and the child is removed. Stopped or killed, it goes on when run\nagain; until then use the child only, never the parent alone.\n\nOther children of the parent are lost by this, and nothing in the files tells whether there are any. Disks made from\nthe child must be told of their new parent: `reprise vhdx set-parent`."
+    after_help = "Examples:\n  reprise vhdx merge disk_2.avhdx\n  reprise vhdx merge disk_2.avhdx --out whole.vhdx\n\nThe parent then holds what the child read as, and the child is removed. Stopped or killed, it goes on when run\nagain; until then use the child only, never the parent alone.\n\nOther children of the parent are lost by this, and nothing in the files tells whether there are any. Disks made from\nthe child must be told of their new parent: `reprise vhdx set-parent`."
 )]
 pub(super) struct MergeArgs {
     /// Differencing disk
     file: PathBuf,
+    /// Make a new file of the whole chain instead; nothing of the chain is changed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Keep the child's file
-    #[arg(long)]
+    #[arg(long, conflicts_with = "out")]
     keep: bool,
     /// Give the parent the child's identity, so that disks made from the child accept it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "out")]
     keep_identity: bool,
+    #[command(flatten)]
+    shape: ShapeArgs,
     #[command(flatten)]
     parents: ParentArgs,
 }
@@ -45,6 +52,21 @@ struct Merged {
 
 /// Runs the verb.
 pub(super) fn run(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
+    match &args.out {
+        Some(target) => {
+            let chain = args.parents.open(&args.file)?.chain;
+            let made = of_chain(ctx, &args.file, chain, target, &args.shape)?;
+            ctx.out.show(&Info::new(target, &made), Info::view)?;
+            Ok(Exit::Ok)
+        }
+        None if args.shape.is_given() => Err(Failure::usage(
+            "--fixed, --dynamic, --block and --new-id are for a new file: give --out",
+        )),
+        None => into_parent(ctx, args),
+    }
+}
+
+fn into_parent(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
     let path = &args.file;
     let child = Arc::new(open_locked(path)?);
     let info = vhdx::inspect(Arc::clone(&child)).map_err(|error| in_file(path, error))?;

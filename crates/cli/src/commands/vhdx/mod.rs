@@ -6,6 +6,7 @@
 //! - Ctrl-C ends such work at a point where the file is whole; a second one ends the program as a kill does, which the log of
 //!   the file survives.
 
+mod convert;
 mod copy;
 mod create;
 mod export;
@@ -61,6 +62,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Make a disk: empty, with the content of a raw image, or as the child of another
     Create(create::CreateArgs),
+    /// Make a VHDX without parents of any disk: VHDX, chain, VHD or raw image
+    Convert(convert::ConvertArgs),
     /// Merge a child into its parent, or a whole chain into a new file
     Merge(merge::MergeArgs),
     /// Tell a differencing disk where its parent is now
@@ -74,6 +77,7 @@ impl Verb {
             Verb::Ranges(args) => ranges::run(ctx, &args),
             Verb::Export(args) => export::run(ctx, &args),
             Verb::Create(args) => create::run(ctx, &args),
+            Verb::Convert(args) => convert::run(ctx, &args),
             Verb::Merge(args) => merge::run(ctx, &args),
             Verb::SetParent(args) => set_parent::run(ctx, &args),
         }
@@ -84,7 +88,7 @@ impl Verb {
         match self {
             Verb::Info(_) | Verb::Ranges(_) => false,
             Verb::Export(args) => !args.is_to_stdout(),
-            Verb::Create(_) | Verb::Merge(_) | Verb::SetParent(_) => true,
+            Verb::Create(_) | Verb::Convert(_) | Verb::Merge(_) | Verb::SetParent(_) => true,
         }
     }
 }

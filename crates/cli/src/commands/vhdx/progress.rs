@@ -13,6 +13,9 @@ use crate::output::{Output, clean};
 /// Between two lines of progress.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
+/// What the library calls to tell how far its work is.
+pub(super) type Tell<'a> = dyn FnMut(vhdx::Progress) -> ControlFlow<()> + 'a;
+
 /// A request to stop, seen by the thread that works.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
@@ -81,15 +84,20 @@ impl Progress<'_> {
         }
     }
 
+    /// Says that new work was stopped, which leaves nothing behind.
+    pub(super) fn stopped(&self) -> Failure {
+        Failure::new(
+            "cancelled",
+            format!("{}: stopped on request; nothing is left of it", self.title),
+        )
+        .hint("run it again to begin anew")
+    }
+
     /// As [`Progress::at`], for work that ends with a failure.
     pub(super) fn go_on(&mut self, done: u64, total: u64) -> Result<(), Failure> {
         match self.at(done, total) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Failure::new(
-                "cancelled",
-                format!("{}: stopped on request; nothing is left of it", self.title),
-            )
-            .hint("run it again to begin anew")),
+            ControlFlow::Break(()) => Err(self.stopped()),
         }
     }
 
