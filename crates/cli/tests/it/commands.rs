@@ -1,6 +1,6 @@
 //! Commands that need no server, and what happens without one.
 
-use harness::{Cli, DiskSpec, disk_hash, make_disk};
+use harness::{Cli, DiskSpec, make_disk};
 
 use crate::{EXE, MIB};
 
@@ -97,82 +97,6 @@ fn completions_and_manual_pages_are_made() {
     ] {
         assert!(pages.join(page).is_file(), "{page}");
     }
-}
-
-#[test]
-fn a_disk_is_made_looked_at_and_exported() {
-    let folder = tempfile::tempdir().unwrap();
-    let cli = cli(&folder);
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (disk, raw, copy) = (path("disk.vhdx"), path("disk.raw"), path("copy.vhdx"));
-    let spec = DiskSpec {
-        size: 64 * MIB,
-        data: 8 * MIB,
-        seed: 3,
-    };
-    let id = make_disk(disk.as_ref(), spec);
-
-    let info = cli.json(&["vhdx", "info", &disk]);
-    assert_eq!(info["kind"], "dynamic");
-    assert_eq!(info["size_bytes"], 64 * MIB);
-    assert_eq!(info["disk_id"], id.as_str());
-    assert_eq!(info["allocated_bytes"], 8 * MIB);
-
-    let ranges = cli.run_json(&["vhdx", "ranges", &disk]).values();
-    let mut next = 0;
-    let mut data = 0;
-    for range in &ranges {
-        assert_eq!(range["offset"], next, "ranges have no gap");
-        next += range["length"].as_u64().unwrap();
-        if range["kind"] == "data" {
-            data += range["length"].as_u64().unwrap();
-        }
-    }
-    assert_eq!((next, data), (64 * MIB, 8 * MIB));
-
-    cli.json(&["vhdx", "export", &disk, &raw]);
-    let exported = std::fs::read(&raw).unwrap();
-    assert_eq!(
-        blake3::hash(&exported).to_hex().as_str(),
-        disk_hash(disk.as_ref())
-    );
-    let piped = cli.run(&["vhdx", "export", &disk, "-"]);
-    assert!(
-        piped.stdout == exported,
-        "standard output differs from the file"
-    );
-    cli.run(&["vhdx", "export", &disk, &raw]).expect(6);
-
-    let made = cli.json(&["vhdx", "create", &copy, "--from", &raw, "--block", "2MiB"]);
-    assert_eq!(made["size_bytes"], 64 * MIB);
-    assert_eq!(disk_hash(copy.as_ref()), disk_hash(disk.as_ref()));
-    cli.run(&["vhdx", "create", &copy, "--size", "1GiB"])
-        .expect(6);
-}
-
-#[test]
-fn what_is_no_disk_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let cli = cli(&folder);
-    let path = folder.path().join("noise.vhdx");
-    std::fs::write(&path, vec![7; 3 << 20]).unwrap();
-    for verb in ["info", "ranges"] {
-        let done = cli.run(&["vhdx", verb, path.to_str().unwrap()]);
-        assert!(
-            done.expect(1).stderr.contains("noise.vhdx"),
-            "{}",
-            done.stderr
-        );
-    }
-    let out = folder.path().join("out.raw");
-    cli.run(&[
-        "vhdx",
-        "export",
-        path.to_str().unwrap(),
-        out.to_str().unwrap(),
-    ])
-    .expect(1);
-    assert!(!out.exists());
 }
 
 #[test]

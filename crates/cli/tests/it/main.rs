@@ -5,6 +5,7 @@
 mod backups;
 mod commands;
 mod people;
+mod vhdx;
 
 use std::path::PathBuf;
 

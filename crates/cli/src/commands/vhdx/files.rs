@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
-use vhdx::ReadAt;
+use vhdx::{Kind, ReadAt, Rule};
 
 use crate::failure::Failure;
 
@@ -182,9 +182,49 @@ pub(super) fn io_failed(doing: &str, path: &Path, error: &io::Error) -> Failure 
     Failure::new("failed", what)
 }
 
-/// Says what is wrong with a disk file.
+/// Says what is wrong with a disk file, and what to do about it.
 pub(super) fn in_file(path: &Path, error: vhdx::Error) -> Failure {
+    let hint = hint_of(path, &error);
     let mut failure = Failure::from(error);
     failure.message = format!("{}: {}", path.display(), failure.message);
+    failure.hint = failure.hint.or(hint);
     failure
+}
+
+fn hint_of(path: &Path, error: &vhdx::Error) -> Option<String> {
+    if is_full(error) {
+        return Some("make room on the volume and run it again".to_owned());
+    }
+    let rule = error.rule();
+    match error.kind() {
+        Kind::NotFound => Some("name the parent with --parent FILE, wherever it is".to_owned()),
+        Kind::Corrupt if rule == Some(Rule::ParentIdentity) => Some(
+            "the child cannot be used over a parent that was changed: bring back the parent as it was".to_owned(),
+        ),
+        Kind::Corrupt
+            if rule == Some(Rule::FileSignature) || rule == Some(Rule::FileTooShort) =>
+        {
+            Some(
+                "if it is a raw image, `reprise vhdx convert --raw` makes a disk of it".to_owned(),
+            )
+        }
+        Kind::Corrupt => Some(format!(
+            "`reprise vhdx check {}` tells all that is wrong with it",
+            path.display()
+        )),
+        Kind::Retry | Kind::Refused | Kind::Cancelled => None,
+    }
+}
+
+/// Returns whether a write failed for want of room.
+fn is_full(error: &vhdx::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -35,15 +35,8 @@ impl ParentArgs {
     pub(super) fn open(&self, path: &Path) -> Result<Opened, Failure> {
         let file = open(path)?;
         let finder = Finder::new(path, &self.given)?;
-        let chain = Chain::open(file, &finder.leaf, &finder).map_err(|error| {
-            let missing = error.kind() == vhdx::Kind::NotFound;
-            let failure = in_file(path, error);
-            if missing {
-                failure.hint("name the parent with --parent FILE, wherever it is")
-            } else {
-                failure
-            }
-        })?;
+        let chain =
+            Chain::open(file, &finder.leaf, &finder).map_err(|error| in_file(path, error))?;
         let mut paths = vec![path.to_owned()];
         paths.extend(finder.followed());
         paths.truncate(chain.layers().len());

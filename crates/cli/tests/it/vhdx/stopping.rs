@@ -1,0 +1,59 @@
+//! Ctrl-C in the middle of long work, and running it again.
+
+use harness::disk_hash;
+
+use super::Bench;
+use crate::MIB;
+
+/// Enough data that the work is far from done when the first line of progress is read.
+const MUCH: u64 = 384 * MIB;
+
+#[test]
+fn a_stopped_merge_goes_on_when_run_again() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 2 * MUCH, &["--block", "1MiB"]);
+    base.write(MUCH / 2, 16 * MIB, 1);
+    let child = bench.child("child.avhdx", &base);
+    child.write(MIB, MUCH, 2);
+    let reads_as = disk_hash(&child.disk);
+
+    let done = bench.stopped(&["merge", "child.avhdx"]);
+    assert!(
+        done.expect(1).stderr.contains("run it again"),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stdout.is_empty());
+    assert_eq!(
+        disk_hash(&child.disk),
+        reads_as,
+        "the child over the parent"
+    );
+    assert_eq!(bench.json(&["info", "base.vhdx"])["unclean"], false);
+
+    bench.run(&["merge", "child.avhdx"]).expect(0);
+    child.judge(&base.disk);
+}
+
+#[test]
+fn stopped_work_on_a_new_file_leaves_nothing() {
+    let bench = Bench::new();
+    let disk = bench.disk("disk.vhdx", 2 * MUCH, &[]);
+    disk.write(0, MUCH, 1);
+    for words in [
+        ["convert", "disk.vhdx", "out.vhdx"],
+        ["convert", "disk.vhdx.raw", "out.vhdx"],
+        ["export", "disk.vhdx", "out.img"],
+    ] {
+        let done = bench.stopped(&words);
+        assert!(
+            done.expect(1).stderr.contains("run it again"),
+            "{}",
+            done.stderr
+        );
+        assert!(done.stdout.is_empty());
+        assert!(bench.names("out").is_empty() && bench.names(".out").is_empty());
+    }
+    bench.run(&["convert", "disk.vhdx", "out.vhdx"]).expect(0);
+    disk.judge(&bench.path("out.vhdx"));
+}
