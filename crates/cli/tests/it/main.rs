@@ -5,6 +5,7 @@
 mod backups;
 mod commands;
 mod people;
+#[expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 mod vhdx;
 
 use std::path::PathBuf;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use vhdx::{
-    Chain, ConvertOptions, DEFAULT_BLOCK_BYTES, Disk, DiskKind, Error, FileInfo, Params, ReadAt,
+    Chain, ConvertOptions, DEFAULT_BLOCK_BYTES, Disk, DiskKind, Error, FileInfo, Format, Params,
+    ReadAt,
 };
 
 use super::create::block_size;
@@ -111,7 +112,10 @@ pub(super) fn of_chain(
     shape: &ShapeArgs,
 ) -> Result<FileInfo, Failure> {
     // Blocks of a child are small; those of the root are what the disk was made with.
-    let root_block = chain.layers().last().map(|root| root.info().block_bytes);
+    let root = chain.layers().last().map(|root| root.info());
+    let root_block = root
+        .filter(|root| root.format == Format::Vhdx)
+        .map(|root| root.block_bytes);
     let disk = chain.into_disk();
     let new = Params::dynamic(disk.size());
     let params = Params {

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 pub(super) const PIECE_BYTES: u64 = 4 << 20;
 /// Bytes looked at together for whether they are all zero.
 const ZERO_BYTES: usize = 64 << 10;
+static ZEROS: [u8; ZERO_BYTES] = [0; ZERO_BYTES];
 
 /// Walks a disk: data in pieces with their offsets; zeros as the offset of their end, without bytes.
 pub(super) fn each_piece(
@@ -51,7 +52,7 @@ pub(super) fn each_run_of_data(
     let mut start = None;
     for (number, part) in piece.chunks(ZERO_BYTES).enumerate() {
         let at = number * ZERO_BYTES;
-        if part.iter().any(|byte| *byte != 0) {
+        if part != &ZEROS[..part.len()] {
             start.get_or_insert(at);
         } else if let Some(from) = start.take() {
             take(from, &piece[from..at])?;

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use vhdx::{BulkWriter, DEFAULT_BLOCK_BYTES, DiskKind, FileInfo, Params, ParentLink};
+use vhdx::{BulkWriter, DEFAULT_BLOCK_BYTES, DiskKind, FileInfo, Format, Params, ParentLink};
 
 use super::convert::{image_size, of_image};
-use super::files::{NewFile, in_file, is_vhd, open};
+use super::files::{CONVERT_FIRST, NewFile, in_file, open};
 use super::info::Info;
 use super::parents::relative;
 use super::progress::Ctx;
@@ -96,15 +96,11 @@ fn params(args: &CreateArgs, size: u64) -> Params {
 }
 
 fn child(args: &CreateArgs, parent: &Path) -> Result<FileInfo, Failure> {
-    let file = open(parent)?;
-    if is_vhd(parent, &file)? {
-        return Err(Failure::usage(format!(
-            "{}: a VHD cannot be the parent of a VHDX",
-            parent.display()
-        ))
-        .hint("make a VHDX of it first: `reprise vhdx convert OLD.vhd NEW.vhdx`"));
+    let info = vhdx::inspect(open(parent)?).map_err(|error| in_file(parent, error))?;
+    if info.format == Format::Vhd {
+        let what = format!("{}: a VHD cannot be the parent of a VHDX", parent.display());
+        return Err(Failure::usage(what).hint(CONVERT_FIRST));
     }
-    let info = vhdx::inspect(file).map_err(|error| in_file(parent, error))?;
     let params = Params::child_of(&info, link(&args.file, parent, &info, &args.parent_path)?);
     let params = Params {
         block_bytes: args.block.unwrap_or(params.block_bytes),

@@ -3,16 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::NamedTempFile;
-use vhdx::{Kind, ReadAt, Rule};
+use vhdx::{Format, Kind, ReadAt, Rule};
 
 use crate::failure::Failure;
 
-/// First bytes of a VHDX file.
-const VHDX_SIGNATURE: &[u8; 8] = b"vhdxfile";
-/// First bytes of the footer of a VHD file, and of the copy some have at the front.
-const VHD_SIGNATURE: &[u8; 8] = b"conectix";
+/// What to do with a VHD.
+pub(super) const CONVERT_FIRST: &str =
+    "make a VHDX of it first: `reprise vhdx convert OLD.vhd NEW.vhdx`";
 
 /// Opens a file for reading.
 pub(super) fn open(path: &Path) -> Result<File, Failure> {
@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path) -> Result<File, Failure> {
 /// Opens a VHDX file to change it in place, and keeps other programs that lock it from doing the same.
 ///
 /// The lock goes with the file; readers do not need it.
-pub(super) fn open_locked(path: &Path) -> Result<File, Failure> {
+pub(super) fn open_locked(path: &Path) -> Result<Arc<File>, Failure> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -33,12 +33,12 @@ pub(super) fn open_locked(path: &Path) -> Result<File, Failure> {
         Err(std::fs::TryLockError::WouldBlock) => return Err(in_use(path)),
         Err(std::fs::TryLockError::Error(error)) => return Err(io_failed("lock", path, &error)),
     }
-    if is_vhd(path, &file)? {
-        return Err(Failure::usage(format!(
-            "{}: VHD files are only read, never changed",
-            path.display()
-        ))
-        .hint("make a VHDX of it first: `reprise vhdx convert OLD.vhd NEW.vhdx`"));
+    let file = Arc::new(file);
+    // What is wrong with a file is for the caller to find.
+    if let Ok(info) = vhdx::inspect(Arc::clone(&file))
+        && info.format == Format::Vhd
+    {
+        return Err(in_file(path, vhdx::Error::VhdUnchangeable));
     }
     Ok(file)
 }
@@ -49,24 +49,6 @@ fn in_use(path: &Path) -> Failure {
         format!("{} is in use by another program", path.display()),
     )
     .hint("wait until it is done, or shut the VM down that uses the disk, and run this again")
-}
-
-/// Returns whether a file is a VHD, the format before VHDX.
-pub(super) fn is_vhd(path: &Path, file: &File) -> Result<bool, Failure> {
-    let mut word = [0; 8];
-    let mut has = |at: u64, signature: &[u8; 8]| match file.read_exact_at(&mut word, at) {
-        Ok(()) => Ok(&word == signature),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(io_failed("read", path, &error)),
-    };
-    if has(0, VHDX_SIGNATURE)? {
-        return Ok(false);
-    }
-    let len = len(path, file)?;
-    // A very old fixed disk has a footer of 511 bytes.
-    Ok(has(0, VHD_SIGNATURE)?
-        || (len >= 512 && has(len - 512, VHD_SIGNATURE)?)
-        || (len >= 511 && has(len - 511, VHD_SIGNATURE)?))
 }
 
 /// Returns the length of a file in bytes.
@@ -194,6 +176,9 @@ pub(super) fn in_file(path: &Path, error: vhdx::Error) -> Failure {
 fn hint_of(path: &Path, error: &vhdx::Error) -> Option<String> {
     if is_full(error) {
         return Some("make room on the volume and run it again".to_owned());
+    }
+    if matches!(error, vhdx::Error::VhdUnchangeable) {
+        return Some(CONVERT_FIRST.to_owned());
     }
     let rule = error.rule();
     match error.kind() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use vhdx::{FileInfo, ParentLocator};
+use vhdx::{FileInfo, Format, ParentLocator};
 
 use super::files::{in_file, open};
 use super::kind;
@@ -18,7 +18,7 @@ use crate::view::{View, bytes};
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  reprise vhdx info disk.vhdx --json")]
 pub(super) struct InfoArgs {
-    /// VHDX or AVHDX file
+    /// Disk file: VHDX, AVHDX or VHD
     file: PathBuf,
     #[command(flatten)]
     parents: ParentArgs,
@@ -124,7 +124,10 @@ impl Info {
     pub(super) fn new(path: &Path, info: &FileInfo) -> Self {
         Self {
             path: path.to_owned(),
-            format: "vhdx",
+            format: match info.format {
+                Format::Vhdx => "vhdx",
+                Format::Vhd => "vhd",
+            },
             kind: kind(info.kind),
             size_bytes: info.size,
             file_bytes: info.file_bytes,
@@ -178,7 +181,13 @@ impl Info {
                 "allocated",
                 self.allocated_bytes.map_or_else(String::new, bytes),
             ),
-            ("block", bytes(u64::from(self.block_bytes))),
+            (
+                "block",
+                match self.block_bytes {
+                    0 => String::new(),
+                    block => bytes(u64::from(block)),
+                },
+            ),
             (
                 "sectors",
                 format!(

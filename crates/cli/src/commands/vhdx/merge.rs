@@ -68,7 +68,7 @@ pub(super) fn run(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
 
 fn into_parent(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
     let path = &args.file;
-    let child = Arc::new(open_locked(path)?);
+    let child = open_locked(path)?;
     let info = vhdx::inspect(Arc::clone(&child)).map_err(|error| in_file(path, error))?;
     let Some(locator) = &info.parent else {
         return Err(in_file(path, vhdx::Error::NoParent));
@@ -77,7 +77,7 @@ fn into_parent(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
     let parent_path = args.parents.find(path, locator, |parent| {
         locator.accepts(parent.data_write_guid) || parent.data_write_guid == info.data_write_guid
     })?;
-    let parent = Arc::new(open_locked(&parent_path)?);
+    let parent = open_locked(&parent_path)?;
     let now = vhdx::inspect(Arc::clone(&parent)).map_err(|error| in_file(&parent_path, error))?;
     let identity = if args.keep_identity || now.data_write_guid == info.data_write_guid {
         MergedIdentity::Child

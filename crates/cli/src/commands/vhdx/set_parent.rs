@@ -7,7 +7,7 @@ use clap::Args;
 use vhdx::Durability;
 
 use super::create::link;
-use super::files::{in_file, is_vhd, open, open_locked};
+use super::files::{in_file, open, open_locked};
 use super::info::Info;
 use super::progress::Ctx;
 use crate::exit::Exit;
@@ -34,15 +34,17 @@ pub(super) struct SetParentArgs {
 /// Runs the verb.
 pub(super) fn run(ctx: &Ctx, args: &SetParentArgs) -> Result<Exit, Failure> {
     let path = &args.file;
-    let child = Arc::new(open_locked(path)?);
-    let file = open(&args.parent)?;
-    let vhd = is_vhd(&args.parent, &file)?;
-    let parent = vhdx::inspect(file).map_err(|error| in_file(&args.parent, error))?;
+    let child = open_locked(path)?;
+    let parent =
+        vhdx::inspect(open(&args.parent)?).map_err(|error| in_file(&args.parent, error))?;
     let info = vhdx::inspect(Arc::clone(&child)).map_err(|error| in_file(path, error))?;
     let Some(locator) = &info.parent else {
         return Err(in_file(path, vhdx::Error::NoParent));
     };
-    if vhd || parent.logical_sector_bytes != info.logical_sector_bytes || parent.size > info.size {
+    if parent.format != info.format
+        || parent.logical_sector_bytes != info.logical_sector_bytes
+        || parent.size > info.size
+    {
         return Err(Failure::usage(format!(
             "{} cannot be the parent of {}: format, sector size or virtual size do not fit",
             args.parent.display(),

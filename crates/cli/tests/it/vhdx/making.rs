@@ -153,7 +153,7 @@ fn disks_are_converted_among_kinds_and_stay_the_same_disk() {
 }
 
 #[test]
-fn disks_of_qemu_are_converted() {
+fn disks_of_others_are_converted() {
     let Some(qemu) = tool("qemu-img") else {
         return;
     };
@@ -170,6 +170,35 @@ fn disks_of_qemu_are_converted() {
     convert("vhdx", &bench.path("qemu.vhdx"));
     bench.run(&["convert", "qemu.vhdx", "ours.vhdx"]).expect(0);
     disk.judge(&bench.path("ours.vhdx"));
+    // The older format: read, and never changed.
+    convert("vpc", &bench.path("old.vhd"));
+    let old = bench.json(&["info", "old.vhd"]);
+    assert_eq!(
+        (&old["format"], &old["kind"]),
+        (&"vhd".into(), &"dynamic".into())
+    );
+    let new = bench.json(&["convert", "old.vhd", "new.vhdx"]);
+    assert_eq!(
+        (&new["format"], &new["block_bytes"]),
+        (&"vhdx".into(), &(32 * MIB).into())
+    );
+    bench.run(&["export", "old.vhd", "out.raw"]).expect(0);
+    let of_old = std::fs::read(bench.path("out.raw")).unwrap();
+    // A VHD may be a little larger, up to a whole cylinder.
+    let image = std::fs::read(&disk.image).unwrap();
+    assert!(of_old[..image.len()] == image && of_old[image.len()..].iter().all(|byte| *byte == 0));
+    for words in [
+        vec!["merge", "old.vhd"],
+        vec!["set-parent", "old.vhd", "new.vhdx"],
+        vec!["create", "child.avhdx", "--parent", "old.vhd"],
+    ] {
+        let done = bench.run(&words);
+        assert!(
+            done.expect(2).stderr.contains("vhdx convert"),
+            "{}",
+            done.stderr
+        );
+    }
 }
 
 #[test]

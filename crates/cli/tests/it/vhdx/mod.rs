@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use ::vhdx::{DirectoryResolver, DiskWriter, Durability, Vhdx, WriteAt};
+use ::vhdx::{DirectoryResolver, DiskFile, DiskWriter, Durability, Vhdx, WriteAt};
 use harness::{Cli, Done, tool};
 use serde_json::Value;
 
@@ -189,7 +189,13 @@ impl Content {
         let name = self.disk.file_name().unwrap().to_str().unwrap();
         let resolver = DirectoryResolver::new(self.disk.parent().unwrap());
         let opened = ::vhdx::Chain::open(File::open(&self.disk).unwrap(), name, &resolver).unwrap();
-        let parents: Vec<Vhdx> = opened.into_layers().into_iter().skip(1).collect();
+        let parents = opened.into_layers().into_iter().skip(1);
+        let parents: Vec<Vhdx> = parents
+            .map(|parent| match parent {
+                DiskFile::Vhdx(parent) => *parent,
+                DiskFile::Vhd(_) => panic!("a VHD among the parents"),
+            })
+            .collect();
         DiskWriter::open(leaf, parents, Durability::ProcessKill).unwrap()
     }
 

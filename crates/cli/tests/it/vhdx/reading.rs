@@ -1,5 +1,6 @@
 //! Verbs that read: info, ranges, export.
 
+use ::vhdx::ReadAt;
 use harness::{DiskSpec, disk_hash, make_disk};
 
 use super::Bench;
@@ -94,6 +95,62 @@ fn a_chain_is_shown_with_its_files_and_read_as_one() {
     std::fs::rename(bench.path("Base.vhdx"), bench.path("bASE.vhdx")).unwrap();
     let chain = bench.json(&["info", "leaf.avhdx"])["chain"].clone();
     assert!(chain[2]["path"].as_str().unwrap().ends_with("bASE.vhdx"));
+}
+
+/// Reads the bytes of a disk from the places that `ranges` tells of.
+fn read_by_places(ranges: &[serde_json::Value], image: &mut [u8]) {
+    for range in ranges.iter().filter(|range| range["kind"] == "data") {
+        let number = |field: &str| usize::try_from(range[field].as_u64().unwrap()).unwrap();
+        let (offset, length) = (number("offset"), number("length"));
+        let file = std::fs::File::open(range["file"].as_str().unwrap()).unwrap();
+        let at = number("file_offset") as u64;
+        ReadAt::read_exact_at(&file, &mut image[offset..offset + length], at).unwrap();
+    }
+}
+
+#[test]
+fn payload_can_be_read_from_the_places_told() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 32 * MIB, &["--block", "1MiB"]);
+    base.write(0, 4 * MIB, 1);
+    let child = bench.child("child.avhdx", &base);
+    child.write(MIB + 512, 1024, 2);
+    child.write(10 * MIB, 4 * MIB, 2);
+    child.zero(2 * MIB, 2 * MIB);
+
+    let words = ["ranges", "child.avhdx", "--places"];
+    let ranges = bench.run_as(&words, &["--json"]).values();
+    let mut image = vec![0; 32 << 20];
+    read_by_places(&ranges, &mut image);
+    assert!(image == std::fs::read(&child.image).unwrap());
+
+    // The same from each file alone, nearest last.
+    let mut image = vec![0; 32 << 20];
+    for file in ["base.vhdx", "child.avhdx"] {
+        let ranges = bench
+            .run_as(&["ranges", file, "--own"], &["--json"])
+            .values();
+        let mut next = 0;
+        for range in &ranges {
+            assert_eq!(range["offset"], next, "ranges have no gap");
+            next += range["length"].as_u64().unwrap();
+            let zeros = range["kind"] == "zero";
+            if zeros {
+                let from = usize::try_from(range["offset"].as_u64().unwrap()).unwrap();
+                image[from..usize::try_from(next).unwrap()].fill(0);
+            }
+            assert_eq!(
+                range["file"].is_null(),
+                zeros || range["kind"] == "parent",
+                "{range}"
+            );
+        }
+        assert_eq!(next, 32 * MIB);
+        read_by_places(&ranges, &mut image);
+    }
+    assert!(image == std::fs::read(&child.image).unwrap());
+    let table = bench.run(&["ranges", "child.avhdx", "--own"]);
+    assert!(table.expect(0).text().contains("parent"));
 }
 
 #[test]

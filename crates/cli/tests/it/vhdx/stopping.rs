@@ -6,7 +6,7 @@ use super::Bench;
 use crate::MIB;
 
 /// Enough data that the work is far from done when the first line of progress is read.
-const MUCH: u64 = 384 * MIB;
+const MUCH: u64 = 256 * MIB;
 
 #[test]
 fn a_stopped_merge_goes_on_when_run_again() {
