@@ -1,6 +1,6 @@
 //! Looking at a disk from all sides: every way to read it must give the same, and what the plain reading gives.
 
-use vhdx::{Disk, Error, Extent, ExtentKind};
+use vhdx::{Disk, Error, Extent, ExtentKind, Place, ReadAt, Run};
 
 use crate::index;
 use crate::plain::{self, Plain};
@@ -65,6 +65,7 @@ pub(crate) fn compare(disk: &Disk, chain: &[Plain], spots: &[Spot]) {
         let pieces = [read(disk, offset, cut), read(disk, offset + cut, len - cut)].concat();
         assert!(bytes == pieces, "{len} bytes at {offset:#x}, cut at {cut}");
         compare_extents(disk, chain, offset, &bytes);
+        compare_runs(disk, chain, offset, &bytes);
     }
     let mut byte = [0];
     let beyond = disk.read_at(&mut byte, size);
@@ -106,6 +107,32 @@ fn compare_extents(disk: &Disk, chain: &[Plain], offset: u64, bytes: &[u8]) {
         let kind = extents.peek().map(|extent| extent.kind == ExtentKind::Data);
         assert_eq!(kind, Some(in_file), "the extent that holds {:#x}", end - 1);
     }
+}
+
+/// What a caller reads by itself, from the files as they are, must be the same.
+fn compare_runs(disk: &Disk, chain: &[Plain], offset: u64, bytes: &[u8]) {
+    let runs: Result<Vec<Run>, Error> = disk.runs(offset, bytes.len() as u64).collect();
+    let mut at = offset;
+    for run in runs.expect("an accepted disk knows its runs") {
+        assert!(run.offset == at && run.len > 0, "{run:?} at {at:#x}");
+        let start = index(at - offset);
+        let held = &bytes[start..start + index(run.len)];
+        let mut found = vec![0; held.len()];
+        match run.place {
+            Place::File { number, offset } => {
+                let read = chain[number].original.read_exact_at(&mut found, offset);
+                assert!(read.is_ok(), "{run:?} beyond the end of the file");
+            }
+            Place::Log { number } => {
+                assert!(number < chain.len(), "{run:?}");
+                found.copy_from_slice(held);
+            }
+            Place::Zero => {}
+        }
+        assert!(found == held, "other bytes at {run:?}");
+        at += run.len;
+    }
+    assert_eq!(at, offset + bytes.len() as u64);
 }
 
 /// Returns the extents of a range, having checked that they are a partition of it.

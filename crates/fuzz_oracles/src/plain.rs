@@ -15,6 +15,8 @@ const PAGE: u64 = 4096;
 
 /// One file.
 pub(crate) struct Plain {
+    /// As it is, not replayed.
+    pub(crate) original: SparseFile,
     file: SparseFile,
     pub(crate) size: u64,
     block: u64,
@@ -33,6 +35,7 @@ pub(crate) enum Holds {
 
 impl Plain {
     pub(crate) fn open(file: &SparseFile) -> Self {
+        let original = file.clone();
         let file = replayed(file);
         let summed = TABLES
             .map(|at| file.bytes::<65_536>(at))
@@ -63,6 +66,7 @@ impl Plain {
             sector: u64::from(word32(&item(LOGICAL_SECTOR), 0)),
             has_parent: parameters[4] & 2 == 2,
             bat,
+            original,
             file,
         }
     }

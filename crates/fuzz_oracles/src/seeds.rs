@@ -772,7 +772,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_of_one_file_has_a_seed() {
+    fn every_rule_of_one_vhdx_file_has_a_seed() {
         const OF_CHAINS: [Rule; 4] = [
             Rule::ParentIdentity,
             Rule::ParentSectorSize,
@@ -781,7 +781,8 @@ mod tests {
         ];
         let broken = broken();
         for rule in Rule::ALL {
-            let has = OF_CHAINS.contains(rule) || broken.iter().any(|(other, ..)| other == rule);
+            let other = OF_CHAINS.contains(rule) || rule.code().starts_with("vhd-");
+            let has = other || broken.iter().any(|(broken, ..)| broken == rule);
             assert!(has, "{} has no seed", rule.code());
         }
         assert!(chains().len() > 10);

@@ -2,7 +2,7 @@
 //!
 //! Refused, or: `inspect` says the same, every way to read gives the same bytes, and the file was not touched.
 
-use vhdx::{Chain, Vhdx, inspect};
+use vhdx::{Chain, DiskFile, Vhdx, inspect};
 
 use crate::image::{Image, forge_identity};
 use crate::look::{self, Spot};
@@ -39,8 +39,9 @@ pub(crate) fn run(input: &[u8]) -> u64 {
 
 fn look(file: &SparseFile, spots: &[Spot]) {
     let inspected = inspect(file.clone());
-    let layer = match Vhdx::open(file.clone()) {
-        Ok(layer) => layer,
+    let layer = match DiskFile::open(file.clone()) {
+        Ok(DiskFile::Vhdx(layer)) => *layer,
+        Ok(DiskFile::Vhd(_)) => return,
         Err(refusal) => {
             // The block table is all that `inspect` leaves out.
             if let Err(other) = inspected {
