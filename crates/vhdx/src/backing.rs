@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::findings::Findings;
 use crate::format::header::Header;
 use crate::format::log::{Change, Log, rebuild_page};
 use crate::format::{PAGE, PAGE_BYTES, index};
@@ -33,6 +34,8 @@ pub(crate) struct Backing {
 
 #[derive(Default)]
 struct Overlay {
+    /// Entries of the log that were laid over the file.
+    entries: u64,
     /// Length of the file itself; what lies beyond reads as zeros.
     file_len: u64,
     /// Pages by their place in the file. A page lies over every zero range: those laid over it removed it.
@@ -53,6 +56,7 @@ impl Backing {
         file: Arc<dyn ReadAt>,
         file_len: u64,
         header: &Header,
+        findings: &mut Findings,
     ) -> Result<Self, Error> {
         if !header.log_in_use() {
             return Ok(Self {
@@ -65,13 +69,14 @@ impl Backing {
             file_len,
             ..Overlay::default()
         };
-        let log = Log::new(&*file, header)?;
-        let active = log.active(file_len)?;
+        let log = Log::new(&*file, header, findings)?;
+        let active = log.active(file_len, findings)?;
         let mut len = file_len.max(active.last_file_offset());
         log.changes(&active, |change| {
             len = len.max(overlay.apply(change));
             Ok(())
         })?;
+        overlay.entries = active.count();
         Ok(Self {
             file,
             len,
@@ -99,6 +104,11 @@ impl Backing {
             None => (Stored::File, len),
             Some(overlay) => overlay.stored(at, len),
         }
+    }
+
+    /// Returns how many log entries were replayed in memory.
+    pub(crate) fn replayed_entries(&self) -> u64 {
+        self.overlay.as_ref().map_or(0, |overlay| overlay.entries)
     }
 
     /// Fills `buf` from `offset`. Without an overlay this is one read of the file.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::backing::Backing;
-use crate::error::Error;
+use crate::error::{Error, Rule};
+use crate::findings::Findings;
 use crate::format::bat::{GROUP_SECTORS_SHIFT, Geometry, State};
 use crate::format::header::{self, CurrentHeader};
 use crate::format::metadata::{self, Metadata};
-use crate::format::region::{self, Region, Regions};
+use crate::format::region::{self, Regions, TABLE_AT};
 use crate::format::{HEADER_AREA, MIB, PAGE, index, u64_at};
 use crate::info::{DiskKind, FileInfo, Format};
 use crate::io::ReadAt;
@@ -33,8 +34,9 @@ impl Structures {
             at: 0,
             source,
         })?;
-        let current = header::read_current(&*file, file_bytes)?;
-        let backing = Backing::open(file, file_bytes, &current.header)?;
+        let findings = &mut Findings::FirstError;
+        let current = header::read_current(&*file, file_bytes, findings)?;
+        let backing = Backing::open(file, file_bytes, &current.header, findings)?;
         Self::from_backing(backing, current, file_bytes)
     }
 
@@ -44,13 +46,16 @@ impl Structures {
         current: CurrentHeader,
         file_bytes: u64,
     ) -> Result<Self, Error> {
-        let header = &current.header;
-        let log = Region {
-            offset: header.log_offset,
-            length: u64::from(header.log_length),
-        };
-        let regions = region::read(&backing, (log.length > 0).then_some(log))?;
-        let metadata = metadata::read(&backing, regions.metadata)?;
+        let findings = &mut Findings::FirstError;
+        let listed = region::read(&backing, current.header.log(), findings)?;
+        let regions = listed
+            .whole()
+            .ok_or_else(|| Error::format(Rule::RegionMissing, TABLE_AT[0], 0_u64))?;
+        let known = metadata::read(&backing, regions.metadata, findings)?;
+        let at = regions.metadata.offset;
+        let metadata = known
+            .whole()
+            .ok_or_else(|| Error::format(Rule::MetadataMissing, at, 0_u64))?;
         Ok(Self {
             backing,
             current,
@@ -197,7 +202,7 @@ impl Vhdx {
         let group = self.geometry.group_of(block);
         let Some(bitmap) = self.table.bitmap(&self.backing, &self.pages, group)? else {
             return Err(Error::format(
-                crate::Rule::BlockPartial,
+                Rule::BlockPartial,
                 self.geometry.block_entry(block),
                 block,
             ));

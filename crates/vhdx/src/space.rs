@@ -22,13 +22,36 @@ impl SpaceMap {
         while at < end {
             let bit = at % 64;
             let bits = (64 - bit).min(end - at);
-            let mask = (u64::MAX >> (64 - bits)) << bit;
+            let mask = mask(bit, bits);
             let word = self.word(at);
             free &= *word & mask == 0;
             *word |= mask;
             at += bits;
         }
         free
+    }
+
+    /// Takes `count` MiB from `first` on if all of them are free and below 256 TiB; else takes none and returns `false`.
+    pub(crate) fn claim_free(&mut self, first: u64, count: u64) -> bool {
+        let end = first.checked_add(count);
+        if end.is_none_or(|end| end > FILE_MIB_MAX) || !self.is_free(first, count) {
+            return false;
+        }
+        self.claim(first, count)
+    }
+
+    fn is_free(&self, first: u64, count: u64) -> bool {
+        let end = first + count;
+        let mut at = first;
+        while at < end {
+            let bit = at % 64;
+            let bits = (64 - bit).min(end - at);
+            if self.get_word(at) & mask(bit, bits) != 0 {
+                return false;
+            }
+            at += bits;
+        }
+        true
     }
 
     /// Returns the free runs below `end` (in MiB) as first and count.
@@ -90,6 +113,11 @@ impl SpaceMap {
             .and_then(Option::as_ref)
             .map_or(0, |page| page[word])
     }
+}
+
+/// Returns `bits` ones, at least one, from `bit` on.
+fn mask(bit: u64, bits: u64) -> u64 {
+    (u64::MAX >> (64 - bits)) << bit
 }
 
 fn place(at: u64) -> (usize, usize) {

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backing::Backing;
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
 use crate::format::bat::{
-    BlockEntry, Checker, Geometry, PAGE_ENTRIES, bitmap_raw, pack, parse_bitmap, unpack,
+    BlockEntry, Checker, Geometry, PAGE_ENTRIES, Run, bitmap_raw, pack, parse_bitmap, unpack,
 };
 use crate::format::region::Region;
 use crate::format::{PAGE, PAGE_BYTES, Page, index, put, u64_at};
@@ -19,8 +20,8 @@ use crate::space::SpaceMap;
 /// Tables of more entries are not kept in memory: 32 MiB, 8 TiB in blocks of 1 MiB.
 const KEPT_ENTRIES: u64 = 1 << 23;
 
-/// Bytes read at a time while a table is checked.
-const CHECK_BYTES: u64 = 1 << 20;
+/// Bytes read at a time while a table is judged: they stay in the cache of a core.
+const CHECK_BYTES: u64 = 256 << 10;
 
 const WHAT: &str = "the block table";
 
@@ -37,41 +38,55 @@ enum Entries {
     Paged,
 }
 
+/// Reads a table once from end to end and judges every entry, claiming the space of blocks in `space`.
+pub(crate) fn walk(
+    file: &Backing,
+    region: Region,
+    geometry: Geometry,
+    space: &mut SpaceMap,
+    findings: &mut Findings,
+    mut each: impl FnMut(Run),
+) -> Result<(), Error> {
+    let count = geometry.entries();
+    if region.length < geometry.region_len() {
+        return Err(findings.fatal(Rule::BatTooShort, region.offset, region.length));
+    }
+    let mut checker = Checker::new(geometry, region.offset, file.len(), space, findings);
+    let mut buf = vec![0; index(CHECK_BYTES.min(count.next_multiple_of(PAGE_ENTRIES) * 8))];
+    let mut entry = 0;
+    while entry < count {
+        let part = &mut buf[..index(CHECK_BYTES.min((count - entry) * 8))];
+        file.read(part, region.offset + entry * 8, WHAT)?;
+        let (entries, _) = part.as_chunks();
+        checker.check(entry, entries, &mut each)?;
+        entry += entries.len() as u64;
+    }
+    Ok(())
+}
+
 impl Table {
-    /// Reads the table once from end to end and checks every entry, claiming the space of blocks in `space`.
+    /// Reads the table and refuses what breaks a rule.
     pub(crate) fn open(
         file: &Backing,
         region: Region,
         geometry: Geometry,
         space: &mut SpaceMap,
     ) -> Result<Self, Error> {
-        let count = geometry.entries();
-        if region.length < geometry.region_len() {
-            return Err(Error::format(
-                Rule::BatTooShort,
-                region.offset,
-                region.length,
-            ));
-        }
-        let kept = count <= KEPT_ENTRIES;
+        let kept = geometry.entries() <= KEPT_ENTRIES;
         let mut entries = Vec::new();
-        let mut checker = Checker::new(geometry, region.offset, file.len(), space);
-        let mut buf = vec![0; index(CHECK_BYTES.min(count.next_multiple_of(PAGE_ENTRIES) * 8))];
-        let mut entry = 0;
-        while entry < count {
-            let part = &mut buf[..index(CHECK_BYTES.min((count - entry) * 8))];
-            file.read(part, region.offset + entry * 8, WHAT)?;
-            for raw in part.chunks_exact(8) {
-                let checked = checker.check(entry, u64_at(raw, 0))?;
-                if kept {
-                    // The checker refused places beyond what can be packed.
-                    let packed =
-                        pack(checked).ok_or_else(|| beyond(region.offset + entry * 8, checked))?;
-                    entries.push(AtomicU32::new(packed));
-                }
-                entry += 1;
+        let each = |run: Run| {
+            if kept {
+                keep_run(&mut entries, run);
             }
-        }
+        };
+        walk(
+            file,
+            region,
+            geometry,
+            space,
+            &mut Findings::FirstError,
+            each,
+        )?;
         let entries = if kept {
             Entries::Kept(entries)
         } else {
@@ -185,6 +200,14 @@ impl Table {
         }
         page
     }
+}
+
+fn keep_run(entries: &mut Vec<AtomicU32>, run: Run) {
+    const SOUND: &str = "places that cannot be packed were refused";
+    let first = pack(run.raw).expect(SOUND);
+    let step = pack(run.step).expect(SOUND);
+    let count = u32::try_from(run.count).expect("runs end with their group");
+    entries.extend((0..count).map(|number| AtomicU32::new(first + step * number)));
 }
 
 fn beyond(at: u64, raw: u64) -> Error {

@@ -5,6 +5,8 @@
 
 use super::{MIB, PAGE};
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
+use crate::space::SpaceMap;
 
 /// The sectors one sector bitmap block covers: 1 MiB of bits.
 pub(crate) const GROUP_SECTORS_SHIFT: u32 = 23;
@@ -17,6 +19,7 @@ pub(crate) const FILE_MIB_MAX: u64 = 1 << 28;
 
 const STATE_BITS: u64 = 7;
 const OFFSET_BITS: u64 = !(MIB - 1);
+const RESERVED_BITS: u64 = !(STATE_BITS | OFFSET_BITS);
 
 /// Sizes that follow from disk size, block size and sector size.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,28 +126,10 @@ impl Geometry {
         group * ((1 << self.group_shift) + 1) + (1 << self.group_shift)
     }
 
-    /// Returns what an entry is for; `None` for the rest of the last group, which has no blocks.
-    pub(crate) fn entry_of(&self, entry: u64) -> Option<EntryOf> {
-        let ratio = 1 << self.group_shift;
-        let (group, within) = (entry / (ratio + 1), entry % (ratio + 1));
-        if within == ratio {
-            return Some(EntryOf::Bitmap { group });
-        }
-        let block = group * ratio + within;
-        (block < self.blocks()).then_some(EntryOf::Block { block })
-    }
-
     /// Returns the length of the table as a region: whole MiB.
     pub(crate) fn region_len(&self) -> u64 {
         (self.entries() * 8).next_multiple_of(MIB)
     }
-}
-
-/// What an entry of the table is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum EntryOf {
-    Block { block: u64 },
-    Bitmap { group: u64 },
 }
 
 /// States of payload blocks.
@@ -227,12 +212,51 @@ pub(crate) fn unpack(packed: u32) -> u64 {
     (u64::from(packed >> 3) * MIB) | u64::from(packed & 7)
 }
 
-/// Walks the entries of the table in order and refuses what breaks a rule. Pure: the caller feeds raw entries.
+/// An entry of the table as it lies in the file.
+pub(crate) type RawEntry = [u8; 8];
+
+/// What entries of the table are for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EntryOf {
+    /// Of payload blocks, from this one on.
+    Block(u64),
+    /// Of the bitmap block of this group.
+    Bitmap(u64),
+    /// Of no block: the rest of the last group.
+    Nothing,
+}
+
+/// Entries in a row that were judged, meaningless bits cleared: the n-th is `raw + n * step`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) of: EntryOf,
+    pub(crate) count: u64,
+    pub(crate) raw: u64,
+    /// A block, where blocks follow each other in the file; else zero.
+    pub(crate) step: u64,
+}
+
+impl Run {
+    fn one(of: EntryOf, raw: u64) -> Self {
+        Self {
+            of,
+            count: 1,
+            raw,
+            step: 0,
+        }
+    }
+}
+
+/// Walks the entries of the table in order and judges them. Pure: the caller feeds raw entries.
+///
+/// Blocks that lie in the file as in the disk are judged at once, which makes the table of a disk written from front to
+/// back as fast to judge as to read.
 pub(crate) struct Checker<'a> {
     geometry: Geometry,
     table_at: u64,
     file_len: u64,
-    space: &'a mut crate::space::SpaceMap,
+    space: &'a mut SpaceMap,
+    findings: &'a mut Findings,
     /// Where the current group's first partially present block is listed.
     partial: Option<u64>,
 }
@@ -243,87 +267,260 @@ impl<'a> Checker<'a> {
         geometry: Geometry,
         table_at: u64,
         file_len: u64,
-        space: &'a mut crate::space::SpaceMap,
+        space: &'a mut SpaceMap,
+        findings: &'a mut Findings,
     ) -> Self {
         Self {
             geometry,
             table_at,
             file_len,
             space,
+            findings,
             partial: None,
         }
     }
 
-    /// Checks the next entry; returns it as it is to be kept, meaningless bits cleared.
-    pub(crate) fn check(&mut self, entry: u64, raw: u64) -> Result<u64, Error> {
-        let at = self.table_at + entry * 8;
-        match self.geometry.entry_of(entry) {
-            None => Ok(0),
-            Some(EntryOf::Block { block }) => self.check_block(at, block, raw),
-            Some(EntryOf::Bitmap { .. }) => self.check_bitmap(at, raw),
+    /// Judges the next entries, the first of which is number `first`, and passes what is sound to `each`.
+    ///
+    /// Opening gets every entry in order; where everything is listed, entries that break a rule are left out.
+    pub(crate) fn check(
+        &mut self,
+        first: u64,
+        entries: &[RawEntry],
+        each: &mut impl FnMut(Run),
+    ) -> Result<(), Error> {
+        let ratio = 1 << self.geometry.group_shift;
+        let mut entry = first;
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let (group, within) = (entry / (ratio + 1), entry % (ratio + 1));
+            let part;
+            if within == ratio {
+                (part, rest) = rest.split_at(1);
+                self.check_bitmap(entry, group, u64::from_le_bytes(part[0]), each)?;
+            } else {
+                let block = group * ratio + within;
+                let left = rest.len() as u64;
+                (part, rest) = rest.split_at(super::index(left.min(ratio - within)));
+                let known = self.geometry.blocks().saturating_sub(block);
+                let (blocks, none) = part.split_at(super::index(known.min(part.len() as u64)));
+                self.check_blocks(entry, block, blocks, each)?;
+                self.check_padding(entry + blocks.len() as u64, none, each)?;
+            }
+            entry += part.len() as u64;
         }
+        Ok(())
     }
 
-    fn check_block(&mut self, at: u64, block: u64, raw: u64) -> Result<u64, Error> {
-        let entry =
-            BlockEntry::parse(raw).ok_or_else(|| Error::format(Rule::BlockState, at, raw))?;
-        match entry.state {
-            State::NotPresent | State::Zero => return Ok(entry.raw()),
+    /// Judges the entries of blocks of one group.
+    fn check_blocks(
+        &mut self,
+        entry: u64,
+        block: u64,
+        entries: &[RawEntry],
+        each: &mut impl FnMut(Run),
+    ) -> Result<(), Error> {
+        let mut done = 0;
+        while done < entries.len() {
+            let raw = u64::from_le_bytes(entries[done]);
+            let placed = !matches!(raw & STATE_BITS, 0 | 2) && raw & OFFSET_BITS != 0;
+            let step = if placed { self.geometry.block_len() } else { 0 };
+            let mut next = raw;
+            let same = entries[done..].iter().take_while(|entry| {
+                let follows = u64::from_le_bytes(**entry) == next;
+                next = next.wrapping_add(step);
+                follows
+            });
+            let count = same.count();
+            let number = done as u64;
+            let run = Run {
+                of: EntryOf::Block(block + number),
+                count: count as u64,
+                raw,
+                step,
+            };
+            self.check_run(entry + number, block + number, run, each)?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Judges entries of blocks at once if nothing is wrong with any of them, else one by one.
+    fn check_run(
+        &mut self,
+        entry: u64,
+        block: u64,
+        run: Run,
+        each: &mut impl FnMut(Run),
+    ) -> Result<(), Error> {
+        let sound = match BlockEntry::parse(run.raw) {
+            // Nothing but state and place, and not more of a place than the state has.
+            Some(first) if first.raw() == run.raw => self.take_run(entry, block, run, first),
+            Some(_) | None => false,
+        };
+        if sound {
+            each(run);
+            return Ok(());
+        }
+        for number in 0..run.count {
+            let raw = run.raw.wrapping_add(run.step.wrapping_mul(number));
+            if let Some(sound) = self.check_block(entry + number, block + number, raw)? {
+                each(Run::one(EntryOf::Block(block + number), sound));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the space of all blocks of a run if it is in the file and free; `false` if not, and nothing happened.
+    fn take_run(&mut self, entry: u64, block: u64, run: Run, first: BlockEntry) -> bool {
+        let needed = match first.state {
+            State::NotPresent | State::Zero => return true,
+            State::Undefined | State::Unmapped if first.place == 0 => return true,
+            // Soft anchors are few.
+            State::Undefined | State::Unmapped => return false,
+            State::PartiallyPresent if !self.geometry.has_parent() => return false,
+            State::FullyPresent | State::PartiallyPresent => run.count * self.geometry.block_len(),
+        };
+        let end = first.place.checked_add(needed);
+        let placed = first.place >= super::HEADER_AREA
+            && end.is_some_and(|end| end <= self.file_len && end <= FILE_MIB_MAX * MIB);
+        if !placed || !self.space.claim_free(first.place / MIB, needed / MIB) {
+            return false;
+        }
+        debug_assert!(block + run.count <= self.geometry.blocks());
+        if first.state == State::PartiallyPresent {
+            self.partial.get_or_insert(self.table_at + entry * 8);
+        }
+        true
+    }
+
+    /// Judges one entry of a block; returns it as it is to be kept if it is sound.
+    fn check_block(&mut self, entry: u64, block: u64, raw: u64) -> Result<Option<u64>, Error> {
+        let at = self.table_at + entry * 8;
+        let Some(parsed) = BlockEntry::parse(raw) else {
+            self.findings.report(Rule::BlockState, at, raw)?;
+            return Ok(None);
+        };
+        let BlockEntry { state, place } = parsed;
+        self.check_bits(at, raw, place)?;
+        let sound = match state {
+            State::NotPresent | State::Zero => true,
             // A soft anchor only has to keep out of everybody's way.
             State::Undefined | State::Unmapped => {
-                if entry.place != 0 {
-                    self.claim(at, entry.place, self.geometry.block_len(), 0)?;
-                }
-                return Ok(entry.raw());
+                place == 0 || self.claim(at, place, self.geometry.block_len(), 0)?
             }
-            State::FullyPresent => {}
-            State::PartiallyPresent => {
-                if !self.geometry.has_parent() {
-                    return Err(Error::format(Rule::BlockPartial, at, raw));
-                }
-                self.partial.get_or_insert(at);
+            State::PartiallyPresent if !self.geometry.has_parent() => {
+                self.findings.report(Rule::BlockPartial, at, raw)?;
+                false
             }
-        }
-        // The last block may be cut by the end of the file where the disk has ended already.
-        self.claim(
-            at,
-            entry.place,
-            self.geometry.block_len(),
-            self.geometry.used_of_block(block),
-        )?;
-        Ok(entry.raw())
+            State::FullyPresent | State::PartiallyPresent => {
+                if state == State::PartiallyPresent {
+                    self.partial.get_or_insert(at);
+                }
+                // The last block may be cut by the end of the file where the disk has ended already.
+                let used = self.geometry.used_of_block(block);
+                self.claim(at, place, self.geometry.block_len(), used)?
+            }
+        };
+        Ok(sound.then_some(parsed.raw()))
     }
 
-    fn check_bitmap(&mut self, at: u64, raw: u64) -> Result<u64, Error> {
+    fn check_bitmap(
+        &mut self,
+        entry: u64,
+        group: u64,
+        raw: u64,
+        each: &mut impl FnMut(Run),
+    ) -> Result<(), Error> {
+        let at = self.table_at + entry * 8;
         let partial = self.partial.take();
-        match parse_bitmap(raw) {
-            None => Err(Error::format(Rule::BitmapState, at, raw)),
+        let parsed = parse_bitmap(raw);
+        let sound = match parsed {
+            None => {
+                self.findings.report(Rule::BitmapState, at, raw)?;
+                false
+            }
             Some(Some(_)) if !self.geometry.has_parent() => {
-                Err(Error::format(Rule::BitmapState, at, raw))
+                self.findings.report(Rule::BitmapState, at, raw)?;
+                false
             }
-            Some(None) => match partial {
-                Some(listed_at) => Err(Error::format(Rule::BlockPartial, listed_at, raw)),
-                None => Ok(0),
-            },
+            Some(None) => {
+                self.check_bits(at, raw, 0)?;
+                if let Some(listed_at) = partial {
+                    self.findings.report(Rule::BlockPartial, listed_at, raw)?;
+                }
+                partial.is_none()
+            }
             Some(Some(place)) => {
-                self.claim(at, place, MIB, MIB)?;
-                Ok(bitmap_raw(place))
+                self.check_bits(at, raw, place)?;
+                let unused = partial.is_none();
+                self.findings
+                    .report_if(unused, Rule::BitmapUnused, at, raw)?;
+                self.claim(at, place, MIB, MIB)?
             }
+        };
+        if sound {
+            let kept = parsed.flatten().map_or(0, bitmap_raw);
+            each(Run::one(EntryOf::Bitmap(group), kept));
         }
+        Ok(())
     }
 
-    /// Takes `len` bytes at `place`, of which `needed` must be in the file.
-    fn claim(&mut self, at: u64, place: u64, len: u64, needed: u64) -> Result<(), Error> {
+    /// Judges entries of no block: whatever they hold, they mean nothing.
+    fn check_padding(
+        &mut self,
+        entry: u64,
+        entries: &[RawEntry],
+        each: &mut impl FnMut(Run),
+    ) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if self.findings.wants_all()
+            && let Some(odd) = entries.iter().position(|entry| *entry != [0; 8])
+        {
+            let at = self.table_at + (entry + odd as u64) * 8;
+            let found = u64::from_le_bytes(entries[odd]);
+            self.findings.report(Rule::BatPadding, at, found)?;
+        }
+        each(Run {
+            count: entries.len() as u64,
+            ..Run::one(EntryOf::Nothing, 0)
+        });
+        Ok(())
+    }
+
+    /// Tells of bits without a meaning; `place` is what the entry means by its offset.
+    fn check_bits(&mut self, at: u64, raw: u64, place: u64) -> Result<(), Error> {
+        let reserved = raw & RESERVED_BITS;
+        self.findings
+            .report_if(reserved != 0, Rule::BatReserved, at, raw)?;
+        let ignored = raw & OFFSET_BITS != place;
+        self.findings.report_if(ignored, Rule::BlockOffset, at, raw)
+    }
+
+    /// Takes `len` bytes at `place`, of which `needed` must be in the file; returns whether that was right.
+    fn claim(&mut self, at: u64, place: u64, len: u64, needed: u64) -> Result<bool, Error> {
         let end = place
             .checked_add(needed)
             .filter(|end| needed == 0 || *end <= self.file_len);
         if place < super::HEADER_AREA || end.is_none() || (place / MIB) + (len / MIB) > FILE_MIB_MAX
         {
-            return Err(Error::format(Rule::BlockPlace, at, place));
+            self.findings.report(Rule::BlockPlace, at, place)?;
+            return Ok(false);
         }
         if !self.space.claim(place / MIB, len / MIB) {
-            return Err(Error::format(Rule::BlockOverlap, at, place));
+            self.findings.report(Rule::BlockOverlap, at, place)?;
+            return Ok(false);
         }
-        Ok(())
+        if place + len > self.file_len {
+            let rule = if needed == 0 {
+                Rule::AnchorPlace
+            } else {
+                Rule::BlockCut
+            };
+            self.findings.report(rule, at, place)?;
+        }
+        Ok(true)
     }
 }

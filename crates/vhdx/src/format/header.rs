@@ -2,11 +2,13 @@
 
 use uuid::Uuid;
 
+use super::region::Region;
 use super::{
     FILE_SIGNATURE, HEADER_AREA, KIB, MIB, PAGE_BYTES, Page, checksum, guid_at, put, u16_at,
     u32_at, u64_at,
 };
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
 use crate::io::ReadAt;
 use crate::vhd;
 
@@ -68,10 +70,14 @@ impl Header {
         !self.log_guid.is_nil()
     }
 
-    fn check(&self, at: u64, file_len: u64) -> Result<(), Error> {
+    /// Judges the current header, which lies at `at`.
+    fn check(&self, at: u64, file_len: u64, findings: &mut Findings) -> Result<(), Error> {
         if self.version != 1 {
-            return Err(Error::format(Rule::HeaderVersion, at + 66, self.version));
+            return Err(findings.fatal(Rule::HeaderVersion, at + 66, self.version));
         }
+        let (data, file) = (self.data_write_guid, self.file_write_guid);
+        findings.report_if(file.is_nil(), Rule::FileWriteGuidNil, at + 16, 0_u64)?;
+        findings.report_if(data.is_nil(), Rule::DataWriteGuidNil, at + 32, 0_u64)?;
         let length = u64::from(self.log_length);
         let end = self.log_offset.checked_add(length);
         let unused = length == 0 && !self.log_in_use();
@@ -80,13 +86,33 @@ impl Header {
             && self.log_offset.is_multiple_of(MIB)
             && self.log_offset >= HEADER_AREA
             && end.is_some_and(|end| end <= file_len);
+        findings.report_if(unused, Rule::LogMissing, at + 68, 0_u64)?;
         if !unused && !placed {
-            return Err(Error::format(Rule::LogPlace, at + 72, self.log_offset));
+            let err = findings.fatal(Rule::LogPlace, at + 72, self.log_offset);
+            // A log that is empty is not read.
+            if self.log_in_use() || !findings.wants_all() {
+                return Err(err);
+            }
         }
-        if self.log_in_use() && self.log_version != 0 {
-            return Err(Error::format(Rule::LogVersion, at + 64, self.log_version));
+        if self.log_version != 0 {
+            if self.log_in_use() {
+                return Err(findings.fatal(Rule::LogVersion, at + 64, self.log_version));
+            }
+            findings.report(Rule::LogVersionUnused, at + 64, self.log_version)?;
+        }
+        if self.log_in_use() {
+            findings.report(Rule::LogInUse, at + 48, self.log_guid.as_fields().0)?;
         }
         Ok(())
+    }
+
+    /// Returns where the log lies, if there is one.
+    pub(crate) fn log(&self) -> Option<Region> {
+        let log = Region {
+            offset: self.log_offset,
+            length: u64::from(self.log_length),
+        };
+        (log.length > 0 && log.offset.checked_add(log.length).is_some()).then_some(log)
     }
 }
 
@@ -99,7 +125,11 @@ fn not_vhdx(file: &dyn ReadAt, file_len: u64, rule: Rule, found: u64) -> Error {
 }
 
 /// Reads the identifier and both headers of a file of `file_len` bytes and returns the current header.
-pub(crate) fn read_current(file: &dyn ReadAt, file_len: u64) -> Result<CurrentHeader, Error> {
+pub(crate) fn read_current(
+    file: &dyn ReadAt,
+    file_len: u64,
+    findings: &mut Findings,
+) -> Result<CurrentHeader, Error> {
     if file_len < HEADER_AREA {
         return Err(not_vhdx(file, file_len, Rule::FileTooShort, file_len));
     }
@@ -120,30 +150,42 @@ pub(crate) fn read_current(file: &dyn ReadAt, file_len: u64) -> Result<CurrentHe
     for (page, at) in pages.iter_mut().zip(HEADER_AT) {
         read(page, at)?;
     }
-    let slot = match (Header::parse(&pages[0]), Header::parse(&pages[1])) {
-        (None, None) => {
-            return Err(Error::format(
-                Rule::HeaderNoneValid,
-                HEADER_AT[0],
-                u32_at(&pages[0], 0),
-            ));
+    let headers = [Header::parse(&pages[0]), Header::parse(&pages[1])];
+    let slot = match &headers {
+        [None, None] => {
+            let found = u32_at(&pages[0], 0);
+            return Err(findings.fatal(Rule::HeaderNoneValid, HEADER_AT[0], found));
         }
-        (Some(_), None) => 0,
-        (None, Some(_)) => 1,
-        // Disk2vhd writes the same header twice.
-        (Some(first), Some(second)) if first.sequence == second.sequence => {
+        [Some(_), None] => 0,
+        [None, Some(_)] => 1,
+        [Some(first), Some(second)] if first.sequence == second.sequence => {
+            let at = HEADER_AT[0] + 8;
             if pages[0] != pages[1] {
-                return Err(Error::format(
-                    Rule::HeaderTie,
-                    HEADER_AT[0] + 8,
-                    first.sequence,
-                ));
+                return Err(findings.fatal(Rule::HeaderTie, at, first.sequence));
             }
+            // Disk2vhd writes the same header twice.
+            findings.report(Rule::HeaderTwins, at, first.sequence)?;
             0
         }
-        (Some(first), Some(second)) => usize::from(second.sequence > first.sequence),
+        [Some(first), Some(second)] => usize::from(second.sequence > first.sequence),
     };
+    let (at, other) = (HEADER_AT[slot], 1 - slot);
     let header = Header::parse(&pages[slot]).expect("this slot was parsed above");
-    header.check(HEADER_AT[slot], file_len)?;
+    match &headers[other] {
+        None => {
+            let found = u32_at(&pages[other], 0);
+            findings.report(Rule::HeaderOneBad, HEADER_AT[other], found)?;
+        }
+        Some(stale) => {
+            let differs = stale.log_guid != header.log_guid;
+            let found = stale.log_guid.as_fields().0;
+            findings.report_if(differs, Rule::HeaderOtherLog, HEADER_AT[other] + 48, found)?;
+        }
+    }
+    header.check(at, file_len, findings)?;
+    if let Some(byte) = pages[slot][80..].iter().position(|byte| *byte != 0) {
+        let byte = 80 + byte;
+        findings.report(Rule::HeaderReserved, at + byte as u64, pages[slot][byte])?;
+    }
     Ok(CurrentHeader { header, slot })
 }

@@ -4,6 +4,7 @@ use uuid::{Uuid, uuid};
 
 use super::{guid_at, index, put, u16_at, u32_at};
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
 use crate::info::ParentLocator;
 use crate::params::ParentLink;
 
@@ -12,51 +13,70 @@ const HEADER_BYTES: usize = 20;
 const ENTRY_BYTES: usize = 12;
 
 /// Reads the item, which lies at `at` in the file.
-pub(crate) fn parse(item: &[u8], at: u64) -> Result<ParentLocator, Error> {
-    let bad = |found: usize| Error::format(Rule::LocatorFormat, at, found as u64);
+pub(crate) fn parse(item: &[u8], at: u64, findings: &mut Findings) -> Result<ParentLocator, Error> {
     if item.len() < HEADER_BYTES {
-        return Err(bad(item.len()));
+        return Err(findings.fatal(Rule::LocatorFormat, at, item.len() as u64));
     }
     if guid_at(item, 0) != VHDX_PARENT {
-        return Err(Error::format(Rule::LocatorType, at, u32_at(item, 0)));
+        return Err(findings.fatal(Rule::LocatorType, at, u32_at(item, 0)));
     }
+    let reserved = u16_at(item, 16);
+    findings.report_if(reserved != 0, Rule::LocatorReserved, at + 16, reserved)?;
     let count = usize::from(u16_at(item, 18));
     if HEADER_BYTES + count * ENTRY_BYTES > item.len() {
-        return Err(bad(count));
+        return Err(findings.fatal(Rule::LocatorFormat, at, count as u64));
     }
     let text = |offset: u32, length: u16| {
         let (offset, length) = (index(u64::from(offset)), usize::from(length));
         let bytes = item.get(offset..offset.checked_add(length)?)?;
         (offset > 0 && length > 0 && length.is_multiple_of(2)).then_some(bytes)
     };
-    let mut pairs: Vec<(String, String)> = Vec::new();
+    let mut pairs: Vec<(&str, String)> = Vec::new();
     for number in 0..count {
-        let entry = &item[HEADER_BYTES + number * ENTRY_BYTES..][..ENTRY_BYTES];
-        let key = text(u32_at(entry, 0), u16_at(entry, 8)).ok_or_else(|| bad(number))?;
-        let value = text(u32_at(entry, 4), u16_at(entry, 10)).ok_or_else(|| bad(number))?;
+        let entry_at = HEADER_BYTES + number * ENTRY_BYTES;
+        let entry = &item[entry_at..][..ENTRY_BYTES];
+        let entry_at = at + entry_at as u64;
+        let key = text(u32_at(entry, 0), u16_at(entry, 8));
+        let value = text(u32_at(entry, 4), u16_at(entry, 10));
+        let (Some(key), Some(value)) = (key, value) else {
+            findings.report(Rule::LocatorFormat, at, number as u64)?;
+            continue;
+        };
         // 65,535 entries may share the same bytes: only what is understood is decoded.
         let Some(key) = KEYS
             .into_iter()
             .find(|known| known.len() * 2 == key.len() && utf16(key) == *known)
         else {
+            findings.report(Rule::LocatorKey, entry_at, number as u64)?;
             continue;
         };
-        if pairs.iter().any(|(other, _)| other == key) {
-            return Err(bad(number));
+        if pairs.iter().any(|(other, _)| *other == key) {
+            findings.report(Rule::LocatorFormat, at, number as u64)?;
+            continue;
         }
-        pairs.push((key.to_owned(), utf16(value)));
+        let value = utf16(value);
+        let torn = value.contains(char::REPLACEMENT_CHARACTER);
+        findings.report_if(torn, Rule::LocatorText, entry_at, number as u64)?;
+        pairs.push((key, value));
     }
     let mut take = |wanted: &str| {
-        let found = pairs.iter().position(|(key, _)| key == wanted)?;
+        let found = pairs.iter().position(|(key, _)| *key == wanted)?;
         Some(pairs.swap_remove(found).1)
     };
-    let no_linkage = || Error::format(Rule::LocatorLinkage, at, count as u64);
-    let linkage = take(LINKAGE).ok_or_else(no_linkage)?;
-    let linkage = Uuid::parse_str(&linkage).map_err(|_| no_linkage())?;
+    let linkage = take(LINKAGE).and_then(|text| Uuid::parse_str(&text).ok());
+    let Some(linkage) = linkage else {
+        return Err(findings.fatal(Rule::LocatorLinkage, at, count as u64));
+    };
     let linkage2 = match take(LINKAGE2) {
-        Some(text) => Some(Uuid::parse_str(&text).map_err(|_| no_linkage())?),
+        Some(text) => match Uuid::parse_str(&text) {
+            Ok(linkage2) => Some(linkage2),
+            Err(_) => return Err(findings.fatal(Rule::LocatorLinkage, at, count as u64)),
+        },
         None => None,
     };
+    if let Some(linkage2) = linkage2 {
+        findings.report(Rule::MergeUnfinished, at, linkage2.as_fields().0)?;
+    }
     let locator = ParentLocator {
         linkage,
         linkage2,
@@ -68,7 +88,7 @@ pub(crate) fn parse(item: &[u8], at: u64) -> Result<ParentLocator, Error> {
         && locator.volume_path.is_none()
         && locator.absolute_path.is_none()
     {
-        return Err(Error::format(Rule::LocatorPath, at, count as u64));
+        return Err(findings.fatal(Rule::LocatorPath, at, count as u64));
     }
     Ok(locator)
 }

@@ -7,6 +7,7 @@ use super::region::Region;
 use super::{KIB, MIB, TIB, guid_at, index, locator, put, u16_at, u32_at, u64_at};
 use crate::backing::Backing;
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
 use crate::info::ParentLocator;
 
 pub(crate) const TABLE_BYTES: u64 = 64 * KIB;
@@ -63,103 +64,202 @@ pub(crate) struct Metadata {
     pub(crate) items: Vec<Item>,
 }
 
-/// Reads the table and the known items.
-pub(crate) fn read(file: &Backing, region: Region) -> Result<Metadata, Error> {
-    let items = read_table(file, region)?;
-    let find = |id: Uuid| {
-        items
-            .iter()
-            .find(|item| item.id == id && item.flags & IS_USER == 0)
-    };
-    let fixed = |id: Uuid, length: u32| {
-        let Some(item) = find(id) else {
-            return Err(Error::format(
-                Rule::MetadataMissing,
-                region.offset,
-                id.as_fields().0,
-            ));
-        };
-        if item.length != length {
-            return Err(Error::format(
-                Rule::MetadataLength,
-                region.offset + item.listed_at + 20,
-                item.length,
-            ));
-        }
-        read_item(file, region, item)
-    };
-    if let Some(item) = find(INCOMPLETE) {
-        return Err(Error::format(
-            Rule::Incomplete,
-            region.offset + item.listed_at,
-            1_u32,
-        ));
-    }
-    let at =
-        |id: Uuid| find(id).map_or(region.offset, |item| region.offset + u64::from(item.offset));
+/// What the items say, as far as they make sense; where one is missing, a finding said why.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) geometry: Option<Geometry>,
+    physical_sector_bytes: Option<u32>,
+    pub(crate) leave_blocks_allocated: bool,
+    disk_id: Option<Uuid>,
+    parent: Option<ParentLocator>,
+    items: Vec<Item>,
+}
 
-    let parameters = fixed(FILE_PARAMETERS, 8)?;
-    let (block_bytes, flags) = (u32_at(&parameters, 0), u32_at(&parameters, 4));
-    if !block_bytes.is_power_of_two() || !(MIB..=256 * MIB).contains(&u64::from(block_bytes)) {
-        return Err(Error::format(
-            Rule::BlockSize,
-            at(FILE_PARAMETERS),
-            block_bytes,
-        ));
-    }
-    let sector = |id: Uuid| {
-        let bytes = u32_at(&fixed(id, 4)?, 0);
-        match bytes {
-            512 | 4096 => Ok(bytes),
-            _ => Err(Error::format(Rule::SectorSize, at(id), bytes)),
+impl Known {
+    /// Returns the metadata if all of it is good.
+    pub(crate) fn whole(self) -> Option<Metadata> {
+        let geometry = self.geometry?;
+        if geometry.has_parent() && self.parent.is_none() {
+            return None;
         }
-    };
-    let logical_sector_bytes = sector(LOGICAL_SECTOR)?;
-    let physical_sector_bytes = sector(PHYSICAL_SECTOR)?;
-    let size = u64_at(&fixed(DISK_SIZE, 8)?, 0);
-    if size == 0 || size > DISK_MAX || !size.is_multiple_of(u64::from(logical_sector_bytes)) {
-        return Err(Error::format(Rule::DiskSize, at(DISK_SIZE), size));
+        Some(Metadata {
+            geometry,
+            physical_sector_bytes: self.physical_sector_bytes?,
+            leave_blocks_allocated: self.leave_blocks_allocated,
+            disk_id: self.disk_id?,
+            parent: self.parent,
+            items: self.items,
+        })
     }
-    let disk_id = guid_at(&fixed(DISK_ID, 16)?, 0);
-    let has_parent = flags & HAS_PARENT != 0;
-    let parent = if has_parent {
-        let Some(item) = find(PARENT_LOCATOR) else {
-            return Err(Error::format(Rule::LocatorMissing, region.offset, flags));
-        };
-        Some(locator::parse(
-            &read_item(file, region, item)?,
-            region.offset + u64::from(item.offset),
-        )?)
-    } else {
-        None
+}
+
+/// Reads the table and the known items.
+pub(crate) fn read(
+    file: &Backing,
+    region: Region,
+    findings: &mut Findings,
+) -> Result<Known, Error> {
+    let reader = Reader {
+        file,
+        region,
+        items: read_table(file, region, findings)?,
     };
-    Ok(Metadata {
-        geometry: Geometry::new(size, block_bytes, logical_sector_bytes, has_parent),
-        physical_sector_bytes,
-        leave_blocks_allocated: flags & LEAVE_BLOCKS_ALLOCATED != 0,
+    if let Some(item) = reader.find(INCOMPLETE) {
+        let at = region.offset + item.listed_at;
+        return Err(findings.fatal(Rule::Incomplete, at, 1_u32));
+    }
+    let parameters = reader.fixed(FILE_PARAMETERS, 8, findings)?;
+    let (block_bytes, flags) = match &parameters {
+        Some((at, item)) => {
+            let (block_bytes, flags) = (u32_at(item, 0), u32_at(item, 4));
+            let reserved = flags & !(LEAVE_BLOCKS_ALLOCATED | HAS_PARENT);
+            findings.report_if(
+                reserved != 0,
+                Rule::ParametersReserved,
+                at + 4,
+                u64::from(flags),
+            )?;
+            (checked_block_size(*at, block_bytes, findings)?, Some(flags))
+        }
+        None => (None, None),
+    };
+    let logical = reader.sector_size(LOGICAL_SECTOR, findings)?;
+    let physical = reader.sector_size(PHYSICAL_SECTOR, findings)?;
+    if let (Some((_, logical)), Some((at, physical))) = (logical, physical) {
+        findings.report_if(physical < logical, Rule::SectorSizeOrder, at, physical)?;
+    }
+    let size = match (reader.fixed(DISK_SIZE, 8, findings)?, logical) {
+        (Some((at, item)), Some((_, logical))) => {
+            let size = u64_at(&item, 0);
+            if size == 0 || size > DISK_MAX || !size.is_multiple_of(u64::from(logical)) {
+                findings.report(Rule::DiskSize, at, size)?;
+                None
+            } else {
+                Some(size)
+            }
+        }
+        (Some(_) | None, _) => None,
+    };
+    let disk_id = reader.fixed(DISK_ID, 16, findings)?;
+    let disk_id = match disk_id {
+        Some((at, item)) => {
+            let id = guid_at(&item, 0);
+            findings.report_if(id.is_nil(), Rule::DiskIdNil, at, 0_u64)?;
+            Some(id)
+        }
+        None => None,
+    };
+    let parent = match flags {
+        Some(flags) => reader.parent(flags, findings)?,
+        None => None,
+    };
+    let geometry =
+        match (size, block_bytes, logical, flags) {
+            (Some(size), Some(block_bytes), Some((_, logical)), Some(flags)) => Some(
+                Geometry::new(size, block_bytes, logical, flags & HAS_PARENT != 0),
+            ),
+            _ => None,
+        };
+    Ok(Known {
+        geometry,
+        physical_sector_bytes: physical.map(|(_, bytes)| bytes),
+        leave_blocks_allocated: flags.is_some_and(|flags| flags & LEAVE_BLOCKS_ALLOCATED != 0),
         disk_id,
         parent,
-        items,
+        items: reader.items,
     })
 }
 
-fn read_table(file: &Backing, region: Region) -> Result<Vec<Item>, Error> {
+fn checked_block_size(at: u64, bytes: u32, findings: &mut Findings) -> Result<Option<u32>, Error> {
+    if bytes.is_power_of_two() && (MIB..=256 * MIB).contains(&u64::from(bytes)) {
+        return Ok(Some(bytes));
+    }
+    findings.report(Rule::BlockSize, at, bytes)?;
+    Ok(None)
+}
+
+/// Reads items of a table that was read.
+struct Reader<'a> {
+    file: &'a Backing,
+    region: Region,
+    items: Vec<Item>,
+}
+
+impl Reader<'_> {
+    fn find(&self, id: Uuid) -> Option<&Item> {
+        self.items
+            .iter()
+            .find(|item| item.id == id && item.flags & IS_USER == 0)
+    }
+
+    /// Reads an item of a known length; returns where in the file it lies, and it.
+    fn fixed(
+        &self,
+        id: Uuid,
+        length: u32,
+        findings: &mut Findings,
+    ) -> Result<Option<(u64, Vec<u8>)>, Error> {
+        let start = self.region.offset;
+        let Some(item) = self.find(id) else {
+            findings.report(Rule::MetadataMissing, start, id.as_fields().0)?;
+            return Ok(None);
+        };
+        if item.length != length {
+            let at = start + item.listed_at + 20;
+            findings.report(Rule::MetadataLength, at, item.length)?;
+            return Ok(None);
+        }
+        let bytes = read_item(self.file, self.region, item)?;
+        Ok(Some((start + u64::from(item.offset), bytes)))
+    }
+
+    fn sector_size(&self, id: Uuid, findings: &mut Findings) -> Result<Option<(u64, u32)>, Error> {
+        let Some((at, item)) = self.fixed(id, 4, findings)? else {
+            return Ok(None);
+        };
+        let bytes = u32_at(&item, 0);
+        if [512, 4096].contains(&bytes) {
+            return Ok(Some((at, bytes)));
+        }
+        findings.report(Rule::SectorSize, at, bytes)?;
+        Ok(None)
+    }
+
+    fn parent(&self, flags: u32, findings: &mut Findings) -> Result<Option<ParentLocator>, Error> {
+        let start = self.region.offset;
+        let item = self.find(PARENT_LOCATOR);
+        let item = match (item, flags & HAS_PARENT != 0) {
+            (Some(item), true) => item,
+            (None, true) => {
+                findings.report(Rule::LocatorMissing, start, flags)?;
+                return Ok(None);
+            }
+            (Some(item), false) => {
+                let at = start + item.listed_at;
+                findings.report(Rule::LocatorUnused, at, flags)?;
+                return Ok(None);
+            }
+            (None, false) => return Ok(None),
+        };
+        let fixed = flags & LEAVE_BLOCKS_ALLOCATED != 0;
+        findings.report_if(fixed, Rule::FixedChild, start, flags)?;
+        let bytes = read_item(self.file, self.region, item)?;
+        let parsed = locator::parse(&bytes, start + u64::from(item.offset), findings);
+        findings.go_on(parsed)
+    }
+}
+
+fn read_table(file: &Backing, region: Region, findings: &mut Findings) -> Result<Vec<Item>, Error> {
     let mut table = vec![0; index(TABLE_BYTES)];
     file.read(&mut table, region.offset, "the metadata table")?;
     if &table[..8] != b"metadata" {
-        return Err(Error::format(
-            Rule::MetadataSignature,
-            region.offset,
-            u64_at(&table, 0),
-        ));
+        let found = u64_at(&table, 0);
+        return Err(findings.fatal(Rule::MetadataSignature, region.offset, found));
     }
+    let count_at = region.offset + 10;
     let count = u16_at(&table, 10);
     if count > ENTRIES_MAX {
-        return Err(Error::format(
-            Rule::MetadataCount,
-            region.offset + 10,
-            count,
-        ));
+        return Err(findings.fatal(Rule::MetadataCount, count_at, count));
     }
     let mut items: Vec<Item> = Vec::with_capacity(usize::from(count));
     for number in 0..u64::from(count) {
@@ -172,45 +272,49 @@ fn read_table(file: &Backing, region: Region) -> Result<Vec<Item>, Error> {
             flags: u32_at(entry, 24),
             listed_at,
         };
-        check_entry(&item, region)?;
-        items.push(item);
+        if check_entry(&item, region, findings)? {
+            items.push(item);
+        }
+        let reserved = u32_at(entry, 28);
+        let at = region.offset + listed_at + 28;
+        findings.report_if(reserved != 0, Rule::MetadataReserved, at, reserved)?;
     }
     let user = items
         .iter()
         .filter(|item| item.flags & IS_USER != 0)
         .count();
     if user > USER_ENTRIES_MAX || items.len() - user > SYSTEM_ENTRIES_MAX {
-        return Err(Error::format(
-            Rule::MetadataCount,
-            region.offset + 10,
-            count,
-        ));
+        findings.report(Rule::MetadataCount, count_at, count)?;
     }
-    let refuse = |rule, item: &Item| {
-        Err(Error::format(
-            rule,
-            region.offset + item.listed_at,
-            item.offset,
-        ))
-    };
     let mut sorted: Vec<&Item> = items.iter().collect();
     sorted.sort_by_key(|item| (item.id, item.flags & IS_USER));
     for pair in sorted.windows(2) {
         if pair[0].id == pair[1].id && pair[0].flags & IS_USER == pair[1].flags & IS_USER {
-            return refuse(Rule::MetadataDuplicate, pair[1]);
+            let at = region.offset + pair[1].listed_at;
+            findings.report(Rule::MetadataDuplicate, at, pair[1].offset)?;
         }
     }
     sorted.retain(|item| item.length > 0);
     sorted.sort_by_key(|item| item.offset);
     for pair in sorted.windows(2) {
         if u64::from(pair[0].offset) + u64::from(pair[0].length) > u64::from(pair[1].offset) {
-            return refuse(Rule::MetadataOverlap, pair[1]);
+            let at = region.offset + pair[1].listed_at;
+            findings.report(Rule::MetadataOverlap, at, pair[1].offset)?;
+        }
+    }
+    if findings.wants_all() {
+        let end = index(32 + u64::from(count) * 32);
+        let reserved = (8..10).chain(12..32).chain(end..table.len());
+        if let Some(byte) = reserved.into_iter().find(|byte| table[*byte] != 0) {
+            let at = region.offset + byte as u64;
+            findings.report(Rule::MetadataReserved, at, table[byte])?;
         }
     }
     Ok(items)
 }
 
-fn check_entry(item: &Item, region: Region) -> Result<(), Error> {
+/// Judges one entry; returns whether it can be used.
+fn check_entry(item: &Item, region: Region, findings: &mut Findings) -> Result<bool, Error> {
     let at = region.offset + item.listed_at;
     let end = u64::from(item.offset) + u64::from(item.length);
     let placed = if item.length == 0 {
@@ -220,28 +324,48 @@ fn check_entry(item: &Item, region: Region) -> Result<(), Error> {
     };
     let (user, required) = (item.flags & IS_USER != 0, item.flags & IS_REQUIRED != 0);
     if !placed || item.id.is_nil() || (user && required) {
-        return Err(Error::format(Rule::MetadataEntry, at + 16, item.offset));
+        findings.report(Rule::MetadataEntry, at + 16, item.offset)?;
+        return Ok(false);
     }
-    let known = [
-        FILE_PARAMETERS,
-        DISK_SIZE,
-        DISK_ID,
-        LOGICAL_SECTOR,
-        PHYSICAL_SECTOR,
-        PARENT_LOCATOR,
-        CHS_PARAMETERS,
-        INCOMPLETE,
-        PMEM_LABELS,
-    ];
-    if required && !known.contains(&item.id) {
-        return Err(Error::format(
-            Rule::MetadataUnknown,
-            at,
-            item.id.as_fields().0,
-        ));
+    let reserved = item.flags & !(IS_USER | IS_VIRTUAL_DISK | IS_REQUIRED);
+    findings.report_if(
+        reserved != 0,
+        Rule::MetadataReserved,
+        at + 24,
+        u64::from(item.flags),
+    )?;
+    let known = KNOWN.iter().find(|(id, _)| *id == item.id && !user);
+    match known {
+        Some((_, Some(flags))) => {
+            let differs = item.flags & !reserved != *flags;
+            findings.report_if(differs, Rule::MetadataFlags, at + 24, item.flags)?;
+        }
+        Some((_, None)) => {}
+        None if required => {
+            let found = item.id.as_fields().0;
+            findings.report(Rule::MetadataUnknown, at, found)?;
+        }
+        // What users keep in the file is theirs.
+        None => {
+            let found = item.id.as_fields().0;
+            findings.report_if(!user, Rule::MetadataOptional, at, found)?;
+        }
     }
-    Ok(())
+    Ok(true)
 }
+
+/// The system items this version knows, and the flags the specification gives them.
+const KNOWN: [(Uuid, Option<u32>); 9] = [
+    (FILE_PARAMETERS, Some(FILE_ITEM)),
+    (DISK_SIZE, Some(DISK_ITEM)),
+    (DISK_ID, Some(DISK_ITEM)),
+    (LOGICAL_SECTOR, Some(DISK_ITEM)),
+    (PHYSICAL_SECTOR, Some(DISK_ITEM)),
+    (PARENT_LOCATOR, Some(FILE_ITEM)),
+    (CHS_PARAMETERS, None),
+    (INCOMPLETE, None),
+    (PMEM_LABELS, None),
+];
 
 fn read_item(file: &Backing, region: Region, item: &Item) -> Result<Vec<u8>, Error> {
     // At most 1 MiB and inside the region: checked with the table.

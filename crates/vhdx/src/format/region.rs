@@ -5,6 +5,7 @@ use uuid::{Uuid, uuid};
 use super::{HEADER_AREA, KIB, MIB, checksum, guid_at, index, put, u32_at, u64_at};
 use crate::backing::Backing;
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
 
 /// Where the two copies of the table lie.
 pub(crate) const TABLE_AT: [u64; 2] = [192 * KIB, 256 * KIB];
@@ -32,28 +33,68 @@ impl Region {
 pub(crate) struct Regions {
     pub(crate) bat: Region,
     pub(crate) metadata: Region,
-    /// All regions, the optional unknown ones included.
+    /// All regions, the optional unknown ones included, and the log.
     pub(crate) all: Vec<Region>,
     /// The copy the table was read from, if the other one is not identical.
     pub(crate) repair_from: Option<usize>,
 }
 
+/// What the table says, as far as it makes sense. A region that is no good is none.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) bat: Option<Region>,
+    pub(crate) metadata: Option<Region>,
+    /// All regions and the log, in the order of the file.
+    pub(crate) all: Vec<Region>,
+    repair_from: Option<usize>,
+}
+
+impl Listed {
+    /// Returns the regions if both known ones are good; if not, a finding said why.
+    pub(crate) fn whole(self) -> Option<Regions> {
+        Some(Regions {
+            bat: self.bat?,
+            metadata: self.metadata?,
+            all: self.all,
+            repair_from: self.repair_from,
+        })
+    }
+}
+
 /// Reads the table and checks every region against the file and the log.
-pub(crate) fn read(file: &Backing, log: Option<Region>) -> Result<Regions, Error> {
+pub(crate) fn read(
+    file: &Backing,
+    log: Option<Region>,
+    findings: &mut Findings,
+) -> Result<Listed, Error> {
     let mut copies = [vec![0; index(TABLE_BYTES)], vec![0; index(TABLE_BYTES)]];
     for (copy, at) in copies.iter_mut().zip(TABLE_AT) {
         file.read(copy, at, "the region table")?;
     }
     let valid = |copy: &[u8]| &copy[..4] == b"regi" && u32_at(copy, 4) == checksum(copy);
-    let Some(slot) = (0..2).find(|slot| valid(&copies[*slot])) else {
-        return Err(Error::format(
-            Rule::RegionNoneValid,
-            TABLE_AT[0],
-            u32_at(&copies[0], 0),
-        ));
+    let [first, second] = [valid(&copies[0]), valid(&copies[1])];
+    let slot = match (first, second) {
+        (false, false) => {
+            let found = u32_at(&copies[0], 0);
+            return Err(findings.fatal(Rule::RegionNoneValid, TABLE_AT[0], found));
+        }
+        (true, _) => 0,
+        (false, true) => 1,
     };
-    let repair_from = (copies[0] != copies[1]).then_some(slot);
-    parse(&copies[slot], TABLE_AT[slot], file.len(), log, repair_from)
+    let mut repair_from = None;
+    if copies[0] != copies[1] {
+        repair_from = Some(slot);
+        let bad = usize::from(first);
+        let rule = if first && second {
+            Rule::RegionCopies
+        } else {
+            Rule::RegionOneBad
+        };
+        findings.report(rule, TABLE_AT[bad], u32_at(&copies[bad], 4))?;
+    }
+    let mut listed = parse(&copies[slot], TABLE_AT[slot], file.len(), log, findings)?;
+    listed.repair_from = repair_from;
+    Ok(listed)
 }
 
 fn parse(
@@ -61,13 +102,13 @@ fn parse(
     at: u64,
     file_len: u64,
     log: Option<Region>,
-    repair_from: Option<usize>,
-) -> Result<Regions, Error> {
+    findings: &mut Findings,
+) -> Result<Listed, Error> {
     let count = u32_at(table, 8);
     if count > ENTRIES_MAX {
-        return Err(Error::format(Rule::RegionCount, at + 8, count));
+        return Err(findings.fatal(Rule::RegionCount, at + 8, count));
     }
-    let (mut bat, mut metadata) = (None, None);
+    let mut listed = Listed::default();
     let mut seen: Vec<Uuid> = Vec::new();
     // With where each was listed, to be sorted by place.
     let mut all: Vec<(Region, u64)> = log.map(|log| (log, at)).into_iter().collect();
@@ -80,11 +121,14 @@ fn parse(
             offset: u64_at(entry, 16),
             length: u64::from(u32_at(entry, 24)),
         };
-        let required = u32_at(entry, 28) & 1 == 1;
+        let flags = u32_at(entry, 28);
+        let required = flags & 1 == 1;
         if seen.contains(&guid) {
-            return Err(Error::format(Rule::RegionDuplicate, listed_at, number));
+            findings.report(Rule::RegionDuplicate, listed_at, number)?;
+            continue;
         }
         seen.push(guid);
+        findings.report_if(flags > 1, Rule::RegionReserved, listed_at + 28, flags)?;
         let placed = region.offset.is_multiple_of(MIB)
             && region.offset >= HEADER_AREA
             && region.length > 0
@@ -93,42 +137,45 @@ fn parse(
                 .offset
                 .checked_add(region.length)
                 .is_some_and(|end| end <= file_len);
-        if !placed {
-            return Err(Error::format(
-                Rule::RegionPlace,
-                listed_at + 16,
-                region.offset,
-            ));
+        if placed {
+            all.push((region, listed_at));
+        } else {
+            findings.report(Rule::RegionPlace, listed_at + 16, region.offset)?;
         }
-        all.push((region, listed_at));
-        if guid == BAT {
-            bat = Some(region);
-        } else if guid == METADATA {
-            metadata = Some(region);
-        } else if required {
-            return Err(Error::format(Rule::RegionUnknown, listed_at, number));
+        if guid == BAT || guid == METADATA {
+            findings.report_if(!required, Rule::RegionNotRequired, listed_at + 28, flags)?;
+            let known = if guid == BAT {
+                &mut listed.bat
+            } else {
+                &mut listed.metadata
+            };
+            *known = placed.then_some(region);
+        } else {
+            let rule = if required {
+                Rule::RegionUnknown
+            } else {
+                Rule::RegionOptional
+            };
+            findings.report(rule, listed_at, number)?;
         }
     }
     all.sort_by_key(|(region, _)| region.offset);
     for pair in all.windows(2) {
         if pair[0].0.end() > pair[1].0.offset {
-            return Err(Error::format(
-                Rule::RegionOverlap,
-                pair[1].1 + 16,
-                pair[1].0.offset,
-            ));
+            findings.report(Rule::RegionOverlap, pair[1].1 + 16, pair[1].0.offset)?;
         }
     }
-    let (Some(bat), Some(metadata)) = (bat, metadata) else {
-        return Err(Error::format(Rule::RegionMissing, at, count));
-    };
-    let all = all.into_iter().map(|(region, _)| region).collect();
-    Ok(Regions {
-        bat,
-        metadata,
-        all,
-        repair_from,
-    })
+    let missing = !seen.contains(&BAT) || !seen.contains(&METADATA);
+    findings.report_if(missing, Rule::RegionMissing, at, count)?;
+    if findings.wants_all() {
+        let end = index(16 + u64::from(count) * 32);
+        let reserved = (12..16).chain(end..table.len());
+        if let Some(byte) = reserved.into_iter().find(|byte| table[*byte] != 0) {
+            findings.report(Rule::RegionReserved, at + byte as u64, table[byte])?;
+        }
+    }
+    listed.all = all.into_iter().map(|(region, _)| region).collect();
+    Ok(listed)
 }
 
 /// Returns the table of a new file.

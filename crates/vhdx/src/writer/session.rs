@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::Durability;
 use crate::backing::Backing;
 use crate::error::{Error, Rule};
+use crate::findings::Findings;
 use crate::format::header::{self, CurrentHeader, HEADER_AT, Header};
 use crate::format::log::{Change, EntryHead, Log, encode, entry_len, rebuild_page};
 use crate::format::region::Region;
@@ -63,7 +64,8 @@ impl Session {
             at: 0,
             source,
         })?;
-        let CurrentHeader { header, slot } = header::read_current(&*file, file_len)?;
+        let CurrentHeader { header, slot } =
+            header::read_current(&*file, file_len, &mut Findings::FirstError)?;
         if header.log_in_use() {
             Vhdx::open(Arc::clone(&file) as Arc<dyn ReadAt>)?;
         }
@@ -108,8 +110,8 @@ impl Session {
     /// Applies the active log entries to the file. Stopped half-way, it is simply done again.
     fn replay(&mut self) -> Result<(), Error> {
         let file = Arc::clone(&self.file);
-        let log = Log::new(&file, &self.header)?;
-        let active = log.active(self.file_len)?;
+        let log = Log::new(&file, &self.header, &mut Findings::FirstError)?;
+        let active = log.active(self.file_len, &mut Findings::FirstError)?;
         self.begin(false)?;
         log.changes(&active, |change| match change {
             Change::Page {
