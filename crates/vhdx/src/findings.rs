@@ -12,7 +12,7 @@ use crate::error::{Error, Rule};
 use crate::rule::Severity;
 
 /// Findings listed for each rule; more are only counted.
-pub(crate) const LISTED_PER_RULE: u64 = 1000;
+const LISTED_PER_RULE: u64 = 1000;
 
 /// A rule that a file breaks, and where.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,9 +63,9 @@ pub(crate) enum Findings {
 /// Findings of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
-    pub(crate) listed: Vec<Finding>,
+    listed: Vec<Finding>,
     /// How often each rule was broken; in the order in which that was met.
-    pub(crate) totals: Vec<(Rule, u64)>,
+    totals: Vec<(Rule, u64)>,
 }
 
 impl Findings {
@@ -113,6 +113,22 @@ impl Findings {
             self.report(rule, at, found)
         } else {
             Ok(())
+        }
+    }
+
+    /// Takes what another one collected of rules this one has not met.
+    pub(crate) fn append(&mut self, other: Self) {
+        if let (Self::All(mine), Self::All(other)) = (self, other) {
+            mine.listed.extend(other.listed);
+            mine.totals.extend(other.totals);
+        }
+    }
+
+    /// Returns what was listed, and how often each rule was broken.
+    pub(crate) fn into_parts(self) -> (Vec<Finding>, Vec<(Rule, u64)>) {
+        match self {
+            Self::FirstError => (Vec::new(), Vec::new()),
+            Self::All(collected) => (collected.listed, collected.totals),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::backing::Backing;
 use crate::error::{Error, Rule};
 use crate::findings::Findings;
 use crate::format::bat::{GROUP_SECTORS_SHIFT, Geometry, State};
-use crate::format::header::{self, CurrentHeader};
+use crate::format::header::{self, CurrentHeader, Header};
 use crate::format::metadata::{self, Metadata};
 use crate::format::region::{self, Regions, TABLE_AT};
 use crate::format::{HEADER_AREA, MIB, PAGE, index, u64_at};
@@ -66,27 +66,31 @@ impl Structures {
     }
 
     pub(crate) fn info(&self) -> FileInfo {
-        let header = &self.current.header;
-        let geometry = &self.metadata.geometry;
-        let kind = match (&self.metadata.parent, self.metadata.leave_blocks_allocated) {
-            (Some(_), _) => DiskKind::Differencing,
-            (None, true) => DiskKind::Fixed,
-            (None, false) => DiskKind::Dynamic,
-        };
-        FileInfo {
-            format: Format::Vhdx,
-            kind,
-            size: geometry.size(),
-            file_bytes: self.file_bytes,
-            block_bytes: geometry.block_bytes(),
-            logical_sector_bytes: geometry.sector_bytes(),
-            physical_sector_bytes: self.metadata.physical_sector_bytes,
-            disk_id: self.metadata.disk_id,
-            data_write_guid: header.data_write_guid,
-            file_write_guid: header.file_write_guid,
-            parent: self.metadata.parent.clone(),
-            unclean: header.log_in_use(),
-        }
+        file_info(&self.current.header, &self.metadata, self.file_bytes)
+    }
+}
+
+/// Returns what a file says about itself.
+pub(crate) fn file_info(header: &Header, metadata: &Metadata, file_bytes: u64) -> FileInfo {
+    let geometry = &metadata.geometry;
+    let kind = match (&metadata.parent, metadata.leave_blocks_allocated) {
+        (Some(_), _) => DiskKind::Differencing,
+        (None, true) => DiskKind::Fixed,
+        (None, false) => DiskKind::Dynamic,
+    };
+    FileInfo {
+        format: Format::Vhdx,
+        kind,
+        size: geometry.size(),
+        file_bytes,
+        block_bytes: geometry.block_bytes(),
+        logical_sector_bytes: geometry.sector_bytes(),
+        physical_sector_bytes: metadata.physical_sector_bytes,
+        disk_id: metadata.disk_id,
+        data_write_guid: header.data_write_guid,
+        file_write_guid: header.file_write_guid,
+        parent: metadata.parent.clone(),
+        unclean: header.log_in_use(),
     }
 }
 

@@ -23,6 +23,7 @@
 mod backing;
 mod bulk;
 mod chain;
+mod check;
 mod convert;
 mod directory;
 mod disk;
@@ -46,6 +47,7 @@ mod writer;
 
 pub use bulk::{BulkWriter, create_differencing};
 pub use chain::{Chain, MAX_CHAIN_DEPTH, ParentResolver};
+pub use check::{BlockFigures, CheckReport, Figures, check};
 pub use convert::{ConvertOptions, convert, convert_raw};
 pub use directory::DirectoryResolver;
 pub use disk::{Disk, Extent, ExtentKind, Extents, Place, Run, Runs};

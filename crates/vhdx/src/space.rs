@@ -56,10 +56,21 @@ impl SpaceMap {
 
     /// Returns the free runs below `end` (in MiB) as first and count.
     pub(crate) fn free_runs(&self, end: u64) -> Vec<(u64, u64)> {
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        let mut add = |first: u64, count: u64| match runs.last_mut() {
+        let mut runs = Vec::new();
+        self.each_free_run(end, |first, count| runs.push((first, count)));
+        runs
+    }
+
+    /// Passes the free runs below `end` (in MiB) to `each`, as first and count.
+    pub(crate) fn each_free_run(&self, end: u64, mut each: impl FnMut(u64, u64)) {
+        let mut run: Option<(u64, u64)> = None;
+        let mut add = |first: u64, count: u64| match &mut run {
             Some((start, len)) if *start + *len == first => *len += count,
-            Some(_) | None => runs.push((first, count)),
+            Some(_) | None => {
+                if let Some((start, len)) = run.replace((first, count)) {
+                    each(start, len);
+                }
+            }
         };
         // The length of a file is anybody's claim: beyond what can be taken there is nothing to give.
         let end = end.min(FILE_MIB_MAX);
@@ -82,7 +93,9 @@ impl SpaceMap {
             }
             at += step;
         }
-        runs
+        if let Some((start, len)) = run {
+            each(start, len);
+        }
     }
 
     /// Returns the first MiB from which on nothing is taken.

@@ -45,7 +45,7 @@ pub(crate) fn walk(
     geometry: Geometry,
     space: &mut SpaceMap,
     findings: &mut Findings,
-    mut each: impl FnMut(Run),
+    mut each: impl FnMut(Run) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let count = geometry.entries();
     if region.length < geometry.region_len() {
@@ -78,6 +78,7 @@ impl Table {
             if kept {
                 keep_run(&mut entries, run);
             }
+            Ok(())
         };
         walk(
             file,

@@ -107,6 +107,11 @@ impl Geometry {
         group << self.group_shift..self.blocks().min((group + 1) << self.group_shift)
     }
 
+    /// Returns how many blocks of its group lie before a block.
+    pub(crate) fn within_group(&self, block: u64) -> u64 {
+        block & ((1 << self.group_shift) - 1)
+    }
+
     /// Returns the number of table entries that have a meaning.
     pub(crate) fn entries(&self) -> u64 {
         if self.has_parent {
@@ -124,6 +129,17 @@ impl Geometry {
     /// Returns the entry of the bitmap block of a group.
     pub(crate) fn bitmap_entry(&self, group: u64) -> u64 {
         group * ((1 << self.group_shift) + 1) + (1 << self.group_shift)
+    }
+
+    /// Returns what an entry is for; `None` for the rest of the last group, which has no blocks.
+    pub(crate) fn entry_of(&self, entry: u64) -> Option<EntryOf> {
+        let ratio = 1 << self.group_shift;
+        let (group, within) = (entry / (ratio + 1), entry % (ratio + 1));
+        if within == ratio {
+            return Some(EntryOf::Bitmap { group });
+        }
+        let block = group * ratio + within;
+        (block < self.blocks()).then_some(EntryOf::Block { block })
     }
 
     /// Returns the length of the table as a region: whole MiB.
@@ -215,29 +231,30 @@ pub(crate) fn unpack(packed: u32) -> u64 {
 /// An entry of the table as it lies in the file.
 pub(crate) type RawEntry = [u8; 8];
 
-/// What entries of the table are for.
+/// What an entry of the table is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum EntryOf {
-    /// Of payload blocks, from this one on.
-    Block(u64),
-    /// Of the bitmap block of this group.
-    Bitmap(u64),
-    /// Of no block: the rest of the last group.
-    Nothing,
+    Block { block: u64 },
+    Bitmap { group: u64 },
 }
 
 /// Entries in a row that were judged, meaningless bits cleared: the n-th is `raw + n * step`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Run {
-    pub(crate) of: EntryOf,
+    /// What the first one is for; `None` for the rest of the last group, which has no blocks.
+    pub(crate) of: Option<EntryOf>,
     pub(crate) count: u64,
     pub(crate) raw: u64,
     /// A block, where blocks follow each other in the file; else zero.
     pub(crate) step: u64,
 }
 
+fn of_block(block: u64) -> Option<EntryOf> {
+    Some(EntryOf::Block { block })
+}
+
 impl Run {
-    fn one(of: EntryOf, raw: u64) -> Self {
+    fn one(of: Option<EntryOf>, raw: u64) -> Self {
         Self {
             of,
             count: 1,
@@ -287,7 +304,7 @@ impl<'a> Checker<'a> {
         &mut self,
         first: u64,
         entries: &[RawEntry],
-        each: &mut impl FnMut(Run),
+        each: &mut impl FnMut(Run) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let ratio = 1 << self.geometry.group_shift;
         let mut entry = first;
@@ -318,7 +335,7 @@ impl<'a> Checker<'a> {
         entry: u64,
         block: u64,
         entries: &[RawEntry],
-        each: &mut impl FnMut(Run),
+        each: &mut impl FnMut(Run) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut done = 0;
         while done < entries.len() {
@@ -334,7 +351,7 @@ impl<'a> Checker<'a> {
             let count = same.count();
             let number = done as u64;
             let run = Run {
-                of: EntryOf::Block(block + number),
+                of: of_block(block + number),
                 count: count as u64,
                 raw,
                 step,
@@ -351,7 +368,7 @@ impl<'a> Checker<'a> {
         entry: u64,
         block: u64,
         run: Run,
-        each: &mut impl FnMut(Run),
+        each: &mut impl FnMut(Run) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let sound = match BlockEntry::parse(run.raw) {
             // Nothing but state and place, and not more of a place than the state has.
@@ -359,13 +376,12 @@ impl<'a> Checker<'a> {
             Some(_) | None => false,
         };
         if sound {
-            each(run);
-            return Ok(());
+            return each(run);
         }
         for number in 0..run.count {
             let raw = run.raw.wrapping_add(run.step.wrapping_mul(number));
             if let Some(sound) = self.check_block(entry + number, block + number, raw)? {
-                each(Run::one(EntryOf::Block(block + number), sound));
+                each(Run::one(of_block(block + number), sound))?;
             }
         }
         Ok(())
@@ -430,7 +446,7 @@ impl<'a> Checker<'a> {
         entry: u64,
         group: u64,
         raw: u64,
-        each: &mut impl FnMut(Run),
+        each: &mut impl FnMut(Run) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let at = self.table_at + entry * 8;
         let partial = self.partial.take();
@@ -461,7 +477,7 @@ impl<'a> Checker<'a> {
         };
         if sound {
             let kept = parsed.flatten().map_or(0, bitmap_raw);
-            each(Run::one(EntryOf::Bitmap(group), kept));
+            each(Run::one(Some(EntryOf::Bitmap { group }), kept))?;
         }
         Ok(())
     }
@@ -471,7 +487,7 @@ impl<'a> Checker<'a> {
         &mut self,
         entry: u64,
         entries: &[RawEntry],
-        each: &mut impl FnMut(Run),
+        each: &mut impl FnMut(Run) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if entries.is_empty() {
             return Ok(());
@@ -485,9 +501,8 @@ impl<'a> Checker<'a> {
         }
         each(Run {
             count: entries.len() as u64,
-            ..Run::one(EntryOf::Nothing, 0)
-        });
-        Ok(())
+            ..Run::one(None, 0)
+        })
     }
 
     /// Tells of bits without a meaning; `place` is what the entry means by its offset.

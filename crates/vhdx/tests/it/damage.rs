@@ -8,7 +8,44 @@ use crate::refusals::{
     unclean,
 };
 use crate::support::{MIB, rounds};
-use vhdx::{Chain, DiskWriter, Durability, MemoryFile, Vhdx};
+use vhdx::{Chain, DiskWriter, Durability, MemoryFile, ReadAt, Rule, Severity, Vhdx, check};
+
+/// Checks a file that was opened or refused: an error is found exactly where opening refuses, the rule it names among
+/// them, and the file is as before.
+#[track_caller]
+fn judged_alike(file: &Arc<MemoryFile>, refusal: Option<&vhdx::Error>) {
+    let before = file.duplicate();
+    let report = match check(Arc::clone(file)) {
+        Ok(report) => report,
+        Err(err) => {
+            assert_eq!(err.rule(), refusal.and_then(vhdx::Error::rule));
+            return;
+        }
+    };
+    let errors = report.count_of(Severity::Error);
+    match refusal {
+        Some(err) => {
+            let rule = err.rule().unwrap();
+            assert!(report.count(rule) > 0, "{err}: {report:?}");
+        }
+        None => assert_eq!(errors, 0, "{report:?}"),
+    }
+    assert!(report.findings.len() <= 1000 * Rule::ALL.len());
+    assert!(same(file, &before), "the file was changed");
+}
+
+fn same(a: &MemoryFile, b: &MemoryFile) -> bool {
+    let len = a.len().unwrap();
+    let mut parts = [vec![0; 1 << 20], vec![1; 1 << 20]];
+    len == b.len().unwrap()
+        && (0..len.min(32 * MIB)).step_by(1 << 20).all(|at| {
+            let [mine, other] = &mut parts;
+            let part = usize::try_from((len - at).min(MIB)).unwrap();
+            a.read_exact_at(&mut mine[..part], at).unwrap();
+            b.read_exact_at(&mut other[..part], at).unwrap();
+            mine[..part] == other[..part]
+        })
+}
 
 /// Flips bytes of every structure that is read, keeping checksums right half of the time: no panic, no endless work, and
 /// what is accepted can be read from end to end.
@@ -51,7 +88,9 @@ fn random_damage_is_refused_or_read_but_never_a_panic() {
             }
         }
         let file = Arc::new(file);
-        let Ok(layer) = Vhdx::open(Arc::clone(&file)) else {
+        let opened_as = Vhdx::open(Arc::clone(&file));
+        judged_alike(&file, opened_as.as_ref().err());
+        let Ok(layer) = opened_as else {
             refused += 1;
             continue;
         };

@@ -147,10 +147,12 @@ const CASES: &[(Rule, &str, Make, Break)] = &[
     (Rule::LogPlace, "at the end of numbers", base, |f| headers(f, |h| put(h, 72, &(u64::MAX << 20).to_le_bytes()))),
     (Rule::LogPlace, "odd length", base, |f| headers(f, |h| put(h, 68, &4096_u32.to_le_bytes()))),
     (Rule::LogPlace, "in use without length", unclean, |f| headers(f, |h| put(h, 68, &[0; 4]))),
-    (Rule::LogTooLong, "65 MiB", unclean, |f| {
-        WriteAt::set_len(f, 100 * MIB).unwrap();
-        headers(f, |h| put(h, 68, &(65_u32 << 20).to_le_bytes()));
+    (Rule::LogTooLong, "257 MiB", unclean, |f| {
+        WriteAt::set_len(f, 300 * MIB).unwrap();
+        headers(f, |h| put(h, 68, &(257_u32 << 20).to_le_bytes()));
     }),
+    (Rule::LogFileTooLong, "over 256 TiB", unclean, |f| edit_summed(f, LOG, 8192, |e| put(e, 56, &((1_u64 << 48) + MIB).to_le_bytes()))),
+    (Rule::LogZeroRanges, "262,145", unclean, |f| zeros_in_log(f, (1 << 18) + 1)),
     (Rule::LogNoSequence, "another id", unclean, |f| headers(f, |h| h[48] ^= 1)),
     (Rule::LogNoSequence, "torn", unclean, |f| poke(f, LOG + 5000, &[0xFF; 8])),
     (Rule::LogNoSequence, "tail of nothing", unclean, |f| edit_summed(f, LOG, 8192, |e| e[13] = 0x20)),
@@ -226,6 +228,34 @@ const CASES: &[(Rule, &str, Make, Break)] = &[
     (Rule::BlockOverlap, "space a trimmed block keeps", base, |f| poke64(f, BAT, (5 << 20) | 3)),
     (Rule::BlockOverlap, "its bitmap", child, |f| poke64(f, BAT + 2048 * 8, (4 << 20) | 6)),
 ];
+
+/// Gives a file in use a log of 16 MiB with one entry, of nothing but zero descriptors.
+fn zeros_in_log(file: &MemoryFile, count: usize) {
+    let log = 16 * MIB;
+    WriteAt::set_len(file, 32 * MIB).unwrap();
+    let mut id = [0; 16];
+    file.read_exact_at(&mut id, HEADERS[0] + 48).unwrap();
+    headers(file, |header| {
+        put(header, 68, &(16_u32 << 20).to_le_bytes());
+        put(header, 72, &log.to_le_bytes());
+    });
+    let len = (64 + count * 32).next_multiple_of(4096);
+    let mut entry = vec![0; len];
+    put(&mut entry, 0, b"loge");
+    put(&mut entry, 8, &u32::try_from(len).unwrap().to_le_bytes());
+    put(&mut entry, 16, &1_u64.to_le_bytes());
+    put(&mut entry, 24, &u32::try_from(count).unwrap().to_le_bytes());
+    put(&mut entry, 32, &id);
+    for number in 0..count {
+        let at = 64 + number * 32;
+        put(&mut entry, at, b"zero");
+        // Nothing is zeroed, behind the end of the log.
+        put(&mut entry, at + 16, &(32 * MIB).to_le_bytes());
+        put(&mut entry, at + 24, &1_u64.to_le_bytes());
+    }
+    poke(file, log, &entry);
+    edit_summed(file, log, len, |_| ());
+}
 
 /// Rules about more than one file: see `chains`.
 const OF_CHAINS: [Rule; 5] = [
