@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Rows from the bottom; a crate sees only rows below its own.
 const LAYERS: [&[&str]; 5] = [
     &["model"],
-    &["vhdx", "wsman", "store", "plan", "jobs", "api"],
+    &["vhdx", "vmcx", "wsman", "store", "plan", "jobs", "api"],
     &[
         "object_storage",
         "catalog",
@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 5] = [
 /// only by their command line; the driver of a host is tested against the simulated one, over HTTP.
 const ONLY_IN_TESTS: [(&str, &str); 2] = [("reprise", "harness"), ("hyperv", "hyperv_sim")];
 /// Use nothing of ours: they could be published alone.
-const ALONE: [&str; 2] = ["vhdx", "wsman"];
+const ALONE: [&str; 3] = ["vhdx", "vmcx", "wsman"];
 
 #[test]
 fn crates_depend_downwards_only() {
