@@ -196,7 +196,9 @@ impl Layout {
                 return Ok((key::NODE, 0, data));
             }
             Value::String(text) => {
-                let units = text.encode_utf16().chain([0]);
+                // A last NUL is taken for the end of the text, which Windows leaves out and others write.
+                let end = text.ends_with('\0').then_some(0);
+                let units = text.encode_utf16().chain(end);
                 (key::STRING, units.flat_map(u16::to_le_bytes).collect())
             }
             Value::Bytes(bytes) => (key::ARRAY, bytes.clone()),

@@ -57,7 +57,7 @@ pub enum Value {
     UInt(u64),
     /// A floating-point number.
     Double(f64),
-    /// A text, stored as UTF-16; what is no valid UTF-16 in a file is read as U+FFFD.
+    /// A text, stored as UTF-16; what is no valid UTF-16 in a file is read as U+FFFD, a NUL at its end is left out.
     String(String),
     /// Bytes.
     Bytes(Vec<u8>),

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use vmcx::{Entry, Node, Storage, Value};
 
-use crate::support::{sample, u32_at};
+use crate::support::{sample, seal_keys, u32_at};
 
 #[test]
 fn a_tree_is_read_back_equal() {
@@ -46,7 +46,7 @@ fn values_are_found_by_their_paths() {
     assert_eq!(get("/top/below"), None);
     assert_eq!(get("/"), None);
     let paths: Vec<String> = sample.values().map(|(path, _)| path).collect();
-    assert_eq!(paths.len(), 15 + 60 + 2);
+    assert_eq!(paths.len(), 16 + 60 + 2);
     assert_eq!(paths[0], "/configuration/properties/version");
     assert_eq!(paths.last().unwrap(), "/tracked/node/same");
     let node = get("/configuration/bytes")
@@ -165,6 +165,27 @@ fn tree() -> impl Strategy<Value = Value> {
             })
         })
     })
+}
+
+/// Some write the end of a text, Windows does not.
+#[test]
+fn a_text_with_its_end_reads_as_without() {
+    let text = |content: &str| {
+        let mut storage = Storage::new();
+        storage.set("/t", content);
+        storage.encode().unwrap()
+    };
+    // One that ends in a NUL is stored with two.
+    let mut bytes = text("ab\0");
+    let data = 12_288 + 10 + 21 + 2;
+    assert_eq!(bytes[data..data + 12], *b"\x08\0\0\0a\0b\0\0\0\0\0");
+    bytes[data] = 6;
+    seal_keys(&mut bytes[12_288..12_288 + 4096]);
+    assert_eq!(
+        Storage::read(&bytes).unwrap().get("/t"),
+        Some(&Value::from("ab"))
+    );
+    assert_eq!(text("ab")[data..data + 8], *b"\x04\0\0\0a\0b\0");
 }
 
 proptest! {

@@ -9,6 +9,7 @@ pub(crate) fn sample() -> Storage {
     storage.set("/configuration/properties/version", 2560_i64);
     storage.set("/configuration/properties/name", "Würfel 🎲");
     storage.set("/configuration/properties/empty", "");
+    storage.set("/configuration/properties/terminated", "twice\0");
     storage.set("/configuration/settings/memory/bank/size", 4096_u64);
     storage.set("/configuration/settings/ratio", 0.75);
     storage.set("/configuration/settings/secure", true);
