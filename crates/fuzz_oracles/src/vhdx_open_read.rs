@@ -1,8 +1,9 @@
 //! Opening one file and reading it.
 //!
-//! Refused, or: `inspect` says the same, every way to read gives the same bytes, and the file was not touched.
+//! Refused, or: `inspect` says the same, every way to read gives the same bytes, and the file was not touched. A check finds
+//! errors, the reason of the refusal among them, exactly in files that are refused.
 
-use vhdx::{Chain, DiskFile, Vhdx, inspect};
+use vhdx::{Chain, DiskFile, Severity, Vhdx, check, inspect};
 
 use crate::image::{Image, forge_identity};
 use crate::look::{self, Spot};
@@ -28,6 +29,7 @@ pub(crate) fn run(input: &[u8]) -> u64 {
     let file = input.image.build();
     let before = file.copy();
     look(&file, &input.spots);
+    compare_check(&file);
     assert_eq!(
         file.difference(&before, 0),
         None,
@@ -76,4 +78,31 @@ fn look(file: &SparseFile, spots: &[Spot]) {
         .expect("the chain fits")
         .into_disk();
     look::compare(&disk, &plain, spots);
+}
+
+fn compare_check(file: &SparseFile) {
+    let opened = Vhdx::open(file.clone());
+    match (opened, check(file.clone())) {
+        (Ok(layer), Ok(report)) => {
+            let errors = report.count_of(Severity::Error);
+            assert_eq!(errors, 0, "an accepted file: {:?}", report.findings);
+            assert_eq!(report.info.as_ref(), Some(layer.info()));
+        }
+        (Err(refusal), Ok(report)) => {
+            let rule = refusal.rule().expect("a file in memory can be read");
+            assert!(
+                report.count(rule) > 0,
+                "{refusal}, but {:?}",
+                report.findings
+            );
+            assert!(
+                report.worst() == Some(Severity::Error),
+                "{refusal} is no error"
+            );
+        }
+        (Err(refusal), Err(reason)) => {
+            assert_eq!(refusal.rule(), reason.rule(), "{refusal}, {reason}");
+        }
+        (Ok(_), Err(reason)) => panic!("an accepted file cannot be checked: {reason}"),
+    }
 }
