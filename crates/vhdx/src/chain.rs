@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::error::{Error, Rule};
-use crate::info::ParentLocator;
+use crate::findings::Findings;
+use crate::info::{FileInfo, Format, ParentLocator};
 use crate::io::ReadAt;
 use crate::member::DiskFile;
 
@@ -48,7 +49,8 @@ impl Chain {
                 location: found.clone(),
                 source: Box::new(source),
             };
-            check_link(&layers, &parent).map_err(in_parent)?;
+            judge_link(&infos(&layers), parent.info(), &mut Findings::FirstError)
+                .map_err(in_parent)?;
             layers.push(parent);
             location = found;
         }
@@ -67,8 +69,10 @@ impl Chain {
                     location: format!("number {number}"),
                     source: Box::new(source),
                 };
-                check_identity(locator, &layer).map_err(in_parent)?;
-                check_link(&checked, &layer).map_err(in_parent)?;
+                let findings = &mut Findings::FirstError;
+                judge_identity(locator, layer.info(), findings)
+                    .and_then(|()| judge_link(&infos(&checked), layer.info(), findings))
+                    .map_err(in_parent)?;
             }
             checked.push(layer);
         }
@@ -122,8 +126,10 @@ fn open_parent(
                 }));
             }
         };
-        let opened = DiskFile::open(file)
-            .and_then(|parent| check_identity(locator, &parent).map(|()| parent));
+        let opened = DiskFile::open(file).and_then(|parent| {
+            judge_identity(locator, parent.info(), &mut Findings::FirstError)?;
+            Ok(parent)
+        });
         match opened {
             Ok(parent) => return Ok((parent, candidate.clone())),
             Err(err) => refusal = refusal.or(Some(in_parent(err))),
@@ -155,34 +161,46 @@ fn describe(locator: &Option<ParentLocator>) -> String {
         .join(", ")
 }
 
-fn check_identity(locator: &ParentLocator, parent: &DiskFile) -> Result<(), Error> {
-    let found = parent.info().data_write_guid;
-    if locator.accepts(found) {
-        Ok(())
-    } else {
-        Err(Error::format(Rule::ParentIdentity, 0, found.as_fields().0))
-    }
+fn infos(layers: &[DiskFile]) -> Vec<&FileInfo> {
+    layers.iter().map(DiskFile::info).collect()
 }
 
-/// Checks what concerns the chain so far and the next parent.
-fn check_link(chain: &[DiskFile], parent: &DiskFile) -> Result<(), Error> {
-    let found = parent.info();
-    if chain[0].info().format != found.format {
-        return Err(Error::format(Rule::VhdChainFormat, 0, chain.len() as u64));
-    }
-    let sector = found.logical_sector_bytes;
-    if chain[0].info().logical_sector_bytes != sector {
-        return Err(Error::format(Rule::ParentSectorSize, 0, sector));
-    }
+/// Judges whether a file is the parent that a locator names.
+pub(crate) fn judge_identity(
+    locator: &ParentLocator,
+    parent: &FileInfo,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let found = parent.data_write_guid;
+    let other = !locator.accepts(found);
+    findings.report_if(other, Rule::ParentIdentity, 0, found.as_fields().0)
+}
+
+/// Judges what concerns the chain so far, leaf first, and the next parent.
+pub(crate) fn judge_link(
+    chain: &[&FileInfo],
+    parent: &FileInfo,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let (leaf, child) = (chain[0], chain[chain.len() - 1]);
+    let depth = chain.len() as u64;
+    let format = leaf.format != parent.format;
+    findings.report_if(format, Rule::VhdChainFormat, 0, depth)?;
+    let sector = parent.logical_sector_bytes;
+    let sectors = leaf.logical_sector_bytes != sector;
+    findings.report_if(sectors, Rule::ParentSectorSize, 0, sector)?;
     // No two disks of a chain can have one identity, so a file met again is known by it.
     if chain
         .iter()
-        .any(|layer| layer.info().data_write_guid == found.data_write_guid)
+        .any(|file| file.data_write_guid == parent.data_write_guid)
     {
-        return Err(Error::format(Rule::ChainCycle, 0, chain.len() as u64));
+        return Err(findings.fatal(Rule::ChainCycle, 0, depth));
     }
     if chain.len() == MAX_CHAIN_DEPTH {
-        return Err(Error::format(Rule::ChainDepth, 0, chain.len() as u64));
+        return Err(findings.fatal(Rule::ChainDepth, 0, depth));
     }
-    Ok(())
+    findings.report_if(child.size != parent.size, Rule::ParentSize, 0, parent.size)?;
+    // Every VHD has an id of its own.
+    let ids = parent.format == Format::Vhdx && child.disk_id != parent.disk_id;
+    findings.report_if(ids, Rule::ParentDiskId, 0, parent.disk_id.as_fields().0)
 }

@@ -8,6 +8,7 @@
 //! file. Memory is bounded whatever the file holds: of each rule some findings are listed and the others counted.
 
 mod blocks;
+mod chain;
 mod reserved;
 
 use std::sync::Arc;
@@ -17,11 +18,15 @@ use crate::error::{Error, Rule};
 use crate::findings::{Finding, Findings};
 use crate::format::header::{self, CurrentHeader};
 use crate::format::{HEADER_AREA, MIB, metadata, region};
-use crate::info::FileInfo;
+use crate::info::{FileInfo, Format};
 use crate::io::ReadAt;
 use crate::layer::file_info;
+use crate::member;
 use crate::rule::Severity;
 use crate::space::SpaceMap;
+use crate::vhd::Vhd;
+
+pub use chain::{ChainReport, FileReport, check_chain};
 
 /// What was found in one file. See [`check`].
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -98,7 +103,8 @@ impl CheckReport {
 
 /// Checks a file against every rule, alone: parents are not looked for (see [`crate::check_chain`]).
 ///
-/// Never writes. Fails only where the file cannot be read or is no VHDX file at all.
+/// Never writes. Fails only where the file cannot be read or is no virtual disk at all. Of a VHD only the first error is
+/// told.
 pub fn check(file: impl ReadAt + 'static) -> Result<CheckReport, Error> {
     check_shared(Arc::new(file))
 }
@@ -116,7 +122,10 @@ pub(crate) fn check_shared(file: Arc<dyn ReadAt>) -> Result<CheckReport, Error> 
             ..Figures::default()
         },
     };
-    let info = work.check(file)?;
+    let info = match member::format_of(&*file)? {
+        Format::Vhdx => work.check(file)?,
+        Format::Vhd => work.check_vhd(file)?,
+    };
     let (findings, totals) = work.findings.into_parts();
     Ok(CheckReport {
         findings,
@@ -157,6 +166,17 @@ impl Work {
         };
         self.figures.log_entries = backing.replayed_entries();
         self.check_structures(&backing, &current)
+    }
+
+    fn check_vhd(&mut self, file: Arc<dyn ReadAt>) -> Result<Option<FileInfo>, Error> {
+        match Vhd::open(file) {
+            Ok(vhd) => Ok(Some(vhd.info().clone())),
+            Err(Error::Format { rule, at, found }) => {
+                self.findings.report(rule, at, found)?;
+                Ok(None)
+            }
+            Err(err) => Err(err),
+        }
     }
 
     /// Checks regions, metadata and blocks of a file whose log was dealt with.

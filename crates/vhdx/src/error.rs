@@ -167,9 +167,9 @@ impl Error {
         match self {
             Self::Format { rule, .. } => Some(*rule),
             Self::InParent { source, .. } => source.rule(),
+            Self::ParentNotFound { .. } => Some(Rule::ParentMissing),
             Self::Read { .. }
             | Self::Write { .. }
-            | Self::ParentNotFound { .. }
             | Self::ParentNeeded
             | Self::NoParent
             | Self::OutOfRange { .. }

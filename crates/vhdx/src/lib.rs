@@ -47,7 +47,7 @@ mod writer;
 
 pub use bulk::{BulkWriter, create_differencing};
 pub use chain::{Chain, MAX_CHAIN_DEPTH, ParentResolver};
-pub use check::{BlockFigures, CheckReport, Figures, check};
+pub use check::{BlockFigures, ChainReport, CheckReport, Figures, FileReport, check, check_chain};
 pub use convert::{ConvertOptions, convert, convert_raw};
 pub use directory::DirectoryResolver;
 pub use disk::{Disk, Extent, ExtentKind, Extents, Place, Run, Runs};

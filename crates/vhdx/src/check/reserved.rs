@@ -5,7 +5,7 @@ use crate::error::{Error, Rule};
 use crate::findings::Findings;
 use crate::format::header::HEADER_AT;
 use crate::format::region::{Region, TABLE_AT, TABLE_BYTES};
-use crate::format::{FILE_SIGNATURE, HEADER_AREA, KIB, MIB, PAGE, index};
+use crate::format::{FILE_SIGNATURE, HEADER_AREA, KIB, PAGE, PAGE_BYTES, index};
 use crate::io::ReadAt;
 
 /// Bytes read at a time.
@@ -29,9 +29,11 @@ pub(super) fn header_area(file: &dyn ReadAt, findings: &mut Findings) -> Result<
         (HEADER_AT[1] + PAGE, TABLE_AT[0]),
         (TABLE_AT[1] + TABLE_BYTES, HEADER_AREA),
     ];
-    let mut reserved = gaps.into_iter().flat_map(|(start, end)| start..end);
-    if let Some(at) = reserved.find(|at| area[index(*at)] != 0) {
-        findings.report(Rule::HeaderAreaReserved, at, area[index(at)])?;
+    for (start, end) in gaps {
+        let gap = &area[index(start)..index(end)];
+        if let Some(odd) = first_odd(gap) {
+            return findings.report(Rule::HeaderAreaReserved, start + odd as u64, gap[odd]);
+        }
     }
     Ok(())
 }
@@ -48,12 +50,23 @@ pub(super) fn table_end(
     while at < region.end() {
         let part = &mut buf[..index(PART_BYTES.min(region.end() - at))];
         file.read(part, at, "the block table")?;
-        if let Some(odd) = part.iter().position(|byte| *byte != 0) {
+        if let Some(odd) = first_odd(part) {
             let found = part[odd];
             return findings.report(Rule::BatPadding, at + odd as u64, found);
         }
         at += part.len() as u64;
     }
-    debug_assert!(region.length.is_multiple_of(MIB));
     Ok(())
+}
+
+/// Returns where the first byte is that is not zero.
+fn first_odd(bytes: &[u8]) -> Option<usize> {
+    // Pages at a time: comparing them is fast.
+    let zeros = [0; PAGE_BYTES];
+    let page = bytes
+        .chunks(PAGE_BYTES)
+        .position(|page| *page != zeros[..page.len()])?;
+    let start = page * PAGE_BYTES;
+    let within = bytes[start..].iter().position(|byte| *byte != 0)?;
+    Some(start + within)
 }

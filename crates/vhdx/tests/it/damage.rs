@@ -8,13 +8,12 @@ use crate::refusals::{
     unclean,
 };
 use crate::support::{MIB, rounds};
-use vhdx::{Chain, DiskWriter, Durability, MemoryFile, ReadAt, Rule, Severity, Vhdx, check};
+use vhdx::{Chain, DiskWriter, Durability, MemoryFile, Rule, Severity, Vhdx, check};
 
 /// Checks a file that was opened or refused: an error is found exactly where opening refuses, the rule it names among
-/// them, and the file is as before.
+/// them. (That the file is not changed is a matter of types: a `ReadAt` cannot be written.)
 #[track_caller]
 fn judged_alike(file: &Arc<MemoryFile>, refusal: Option<&vhdx::Error>) {
-    let before = file.duplicate();
     let report = match check(Arc::clone(file)) {
         Ok(report) => report,
         Err(err) => {
@@ -31,20 +30,6 @@ fn judged_alike(file: &Arc<MemoryFile>, refusal: Option<&vhdx::Error>) {
         None => assert_eq!(errors, 0, "{report:?}"),
     }
     assert!(report.findings.len() <= 1000 * Rule::ALL.len());
-    assert!(same(file, &before), "the file was changed");
-}
-
-fn same(a: &MemoryFile, b: &MemoryFile) -> bool {
-    let len = a.len().unwrap();
-    let mut parts = [vec![0; 1 << 20], vec![1; 1 << 20]];
-    len == b.len().unwrap()
-        && (0..len.min(32 * MIB)).step_by(1 << 20).all(|at| {
-            let [mine, other] = &mut parts;
-            let part = usize::try_from((len - at).min(MIB)).unwrap();
-            a.read_exact_at(&mut mine[..part], at).unwrap();
-            b.read_exact_at(&mut other[..part], at).unwrap();
-            mine[..part] == other[..part]
-        })
 }
 
 /// Flips bytes of every structure that is read, keeping checksums right half of the time: no panic, no endless work, and
