@@ -39,6 +39,7 @@ mod own;
 mod pages;
 mod params;
 mod progress;
+mod repair;
 mod rule;
 mod space;
 mod table;
@@ -61,6 +62,7 @@ pub use merge::{MergedIdentity, merge};
 pub use own::{OwnPlace, OwnRun, OwnRuns};
 pub use params::{DEFAULT_BLOCK_BYTES, DEFAULT_CHILD_BLOCK_BYTES, Params, ParentLink};
 pub use progress::Progress;
+pub use repair::{RepairReport, repair};
 pub use rule::Severity;
 pub use vhd::Vhd;
 pub use writer::{

@@ -25,9 +25,10 @@ use crate::info::{DiskKind, FileInfo};
 use crate::io::{ReadAt, WriteAt};
 use crate::layer::{Structures, Vhdx};
 use crate::member::DiskFile;
+pub(crate) use blocks::copy_of_table;
 use blocks::{Blocks, Part};
 use free::FreeSpace;
-use session::Session;
+pub(crate) use session::Session;
 
 pub use compact::{CompactOptions, CompactReport, compact};
 pub(crate) use metadata::set_locator;

@@ -8,6 +8,7 @@ use std::sync::{Arc, RwLock};
 
 use super::free::FreeSpace;
 use super::session::Session;
+use crate::backing::Backing;
 use crate::disk::Disk;
 use crate::error::{Error, Rule};
 use crate::format::bat::{BlockEntry, GROUP_SECTORS_SHIFT, State};
@@ -184,7 +185,7 @@ impl Blocks {
                 .map(|at| (*at, Arc::new(leaf.table().page(*at)))),
         );
         if let Some(sound) = self.repair_from {
-            pages.extend(copy_of_table(leaf, sound)?);
+            pages.extend(copy_of_table(leaf.backing(), sound)?);
         }
         if let Err(err) = self.session.commit(&pages) {
             // Memory is ahead of the file now, and nobody knows by how much.
@@ -373,11 +374,11 @@ pub(super) fn set_bit_range(page: &mut Page, first: u64, end: u64, value: bool) 
 }
 
 /// Returns the pages that make the damaged copy of the region table equal to the sound one.
-fn copy_of_table(leaf: &Vhdx, sound: usize) -> Result<Vec<(u64, Arc<Page>)>, Error> {
+pub(crate) fn copy_of_table(file: &Backing, sound: usize) -> Result<Vec<(u64, Arc<Page>)>, Error> {
     (0..TABLE_BYTES / PAGE)
         .map(|number| {
             let mut page = [0; PAGE_BYTES];
-            leaf.backing().read(
+            file.read(
                 &mut page,
                 TABLE_AT[sound] + number * PAGE,
                 "the region table",

@@ -182,11 +182,20 @@ impl Session {
     /// Makes earlier writes durable, then writes the header into the slot that is not current, and makes that durable.
     fn put_header(&mut self) -> Result<(), Error> {
         self.sync()?;
-        self.header.sequence += 1;
+        let next = self.header.sequence.checked_add(1);
+        self.header.sequence = next.ok_or(Error::Parameters(
+            "the sequence number of the headers has come to its end",
+        ))?;
         self.slot = 1 - self.slot;
         let bytes = self.header.encode();
         self.write(&bytes, HEADER_AT[self.slot], "a header")?;
         self.sync()
+    }
+
+    /// Writes the current state into both headers.
+    pub(crate) fn renew_headers(&mut self) -> Result<(), Error> {
+        self.begin(false)?;
+        self.put_header()
     }
 
     /// Makes the pages, named by their place in the file, durable as one change: all of them or none.

@@ -97,7 +97,7 @@ impl Chance {
 }
 
 /// What is left after power was lost behind operation `end`: of what was not synced, any sectors.
-fn after_power_loss(start: &MemoryFile, ops: &[Op], chance: &mut Chance) -> MemoryFile {
+pub(crate) fn after_power_loss(start: &MemoryFile, ops: &[Op], chance: &mut Chance) -> MemoryFile {
     let synced = ops
         .iter()
         .rposition(|op| matches!(op, Op::Sync))

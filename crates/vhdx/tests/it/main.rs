@@ -19,6 +19,8 @@ mod model;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod repairing;
+#[cfg(test)]
 mod runs;
 #[cfg(test)]
 mod samples;

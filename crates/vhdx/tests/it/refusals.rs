@@ -128,7 +128,7 @@ pub(crate) type Make = fn() -> Arc<MemoryFile>;
 pub(crate) type Break = fn(&MemoryFile);
 
 #[rustfmt::skip]
-const CASES: &[(Rule, &str, Make, Break)] = &[
+pub(crate) const CASES: &[(Rule, &str, Make, Break)] = &[
     (Rule::FileTooShort, "cut", base, |f| WriteAt::set_len(f, MIB - 1).unwrap()),
     (Rule::FileTooShort, "empty", base, |f| WriteAt::set_len(f, 0).unwrap()),
     (Rule::FileSignature, "first byte", base, |f| poke(f, 0, b"V")),
