@@ -282,6 +282,8 @@ mod tests {
             "vhdx create",
             "vhdx convert",
             "vhdx merge",
+            "vhdx compact",
+            "vhdx resize",
             "completions",
             "man",
         ] {

@@ -180,6 +180,9 @@ fn hint_of(path: &Path, error: &vhdx::Error) -> Option<String> {
     if matches!(error, vhdx::Error::VhdUnchangeable) {
         return Some(CONVERT_FIRST.to_owned());
     }
+    if matches!(error, vhdx::Error::SizesDiffer { .. }) {
+        return Some(format!("`reprise vhdx resize {}` grows it", path.display()));
+    }
     let rule = error.rule();
     match error.kind() {
         Kind::NotFound => Some("name the parent with --parent FILE, wherever it is".to_owned()),

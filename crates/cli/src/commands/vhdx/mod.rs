@@ -6,6 +6,7 @@
 //! - Ctrl-C ends such work at a point where the file is whole; a second one ends the program as a kill does, which the log of
 //!   the file survives.
 
+mod compact;
 mod convert;
 mod copy;
 mod create;
@@ -16,6 +17,7 @@ mod merge;
 mod parents;
 mod progress;
 mod ranges;
+mod resize;
 mod set_parent;
 
 use std::path::Path;
@@ -66,6 +68,10 @@ enum Verb {
     Convert(convert::ConvertArgs),
     /// Merge a child into its parent, or a whole chain into a new file
     Merge(merge::MergeArgs),
+    /// Make a file as short as its content allows
+    Compact(compact::CompactArgs),
+    /// Give the virtual disk another size
+    Resize(resize::ResizeArgs),
     /// Tell a differencing disk where its parent is now
     SetParent(set_parent::SetParentArgs),
 }
@@ -79,6 +85,8 @@ impl Verb {
             Verb::Create(args) => create::run(ctx, &args),
             Verb::Convert(args) => convert::run(ctx, &args),
             Verb::Merge(args) => merge::run(ctx, &args),
+            Verb::Compact(args) => compact::run(ctx, &args),
+            Verb::Resize(args) => resize::run(ctx, &args),
             Verb::SetParent(args) => set_parent::run(ctx, &args),
         }
     }
@@ -88,7 +96,12 @@ impl Verb {
         match self {
             Verb::Info(_) | Verb::Ranges(_) => false,
             Verb::Export(args) => !args.is_to_stdout(),
-            Verb::Create(_) | Verb::Convert(_) | Verb::Merge(_) | Verb::SetParent(_) => true,
+            Verb::Create(_)
+            | Verb::Convert(_)
+            | Verb::Merge(_)
+            | Verb::Compact(_)
+            | Verb::Resize(_)
+            | Verb::SetParent(_) => true,
         }
     }
 }

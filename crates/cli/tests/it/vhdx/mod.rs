@@ -3,6 +3,7 @@
 mod making;
 mod merging;
 mod reading;
+mod shaping;
 mod stopping;
 
 use std::fs::File;

@@ -57,3 +57,23 @@ fn stopped_work_on_a_new_file_leaves_nothing() {
     bench.run(&["convert", "disk.vhdx", "out.vhdx"]).expect(0);
     disk.judge(&bench.path("out.vhdx"));
 }
+
+#[test]
+fn a_stopped_compact_leaves_the_disk_whole_and_goes_on() {
+    let bench = Bench::new();
+    let disk = bench.disk("disk.vhdx", 2 * MUCH, &["--block", "1MiB"]);
+    disk.write(0, MUCH, 1);
+    disk.zero(0, MUCH / 2);
+    let done = bench.stopped(&["compact", "disk.vhdx"]);
+    assert!(
+        done.expect(1).stderr.contains("run it again"),
+        "{}",
+        done.stderr
+    );
+    disk.judge(&disk.disk);
+    assert_eq!(bench.json(&["info", "disk.vhdx"])["unclean"], false);
+    bench.run(&["compact", "disk.vhdx"]).expect(0);
+    disk.judge(&disk.disk);
+    let file_bytes = std::fs::metadata(&disk.disk).unwrap().len();
+    assert!(file_bytes <= MUCH / 2 + 8 * MIB, "{file_bytes}");
+}
