@@ -277,6 +277,7 @@ mod tests {
             "token delete",
             "audit list",
             "vhdx info",
+            "vhdx check",
             "vhdx ranges",
             "vhdx export",
             "vhdx create",

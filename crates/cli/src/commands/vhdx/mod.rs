@@ -6,6 +6,7 @@
 //! - Ctrl-C ends such work at a point where the file is whole; a second one ends the program as a kill does, which the log of
 //!   the file survives.
 
+mod check;
 mod compact;
 mod convert;
 mod copy;
@@ -58,6 +59,8 @@ pub(crate) struct VhdxArgs {
 enum Verb {
     /// Show what a file says about itself, and its parents
     Info(info::InfoArgs),
+    /// List everything that is wrong with a file, and with its parents
+    Check(check::CheckArgs),
     /// List which ranges of a disk hold data and which are zeros, without reading data
     Ranges(ranges::RangesArgs),
     /// Write a disk, with all its parents, as a raw image
@@ -80,6 +83,7 @@ impl Verb {
     fn run(self, ctx: &Ctx) -> Result<Exit, Failure> {
         match self {
             Verb::Info(args) => info::run(ctx, &args),
+            Verb::Check(args) => check::run(ctx, &args),
             Verb::Ranges(args) => ranges::run(ctx, &args),
             Verb::Export(args) => export::run(ctx, &args),
             Verb::Create(args) => create::run(ctx, &args),
@@ -94,7 +98,7 @@ impl Verb {
     /// Returns whether the work writes files and must therefore be ended in its own way.
     fn writes(&self) -> bool {
         match self {
-            Verb::Info(_) | Verb::Ranges(_) => false,
+            Verb::Info(_) | Verb::Check(_) | Verb::Ranges(_) => false,
             Verb::Export(args) => !args.is_to_stdout(),
             Verb::Create(_)
             | Verb::Convert(_)

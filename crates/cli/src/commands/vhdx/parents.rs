@@ -10,7 +10,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use vhdx::{Chain, DirectoryResolver, FileInfo, ParentLocator, ParentResolver, ReadAt};
+use vhdx::{
+    Chain, CheckReport, DirectoryResolver, FileInfo, Finding, ParentLocator, ParentResolver, ReadAt,
+};
 
 use super::files::{in_file, io_failed, open};
 use crate::failure::Failure;
@@ -30,6 +32,14 @@ pub(super) struct Opened {
     pub(super) paths: Vec<PathBuf>,
 }
 
+/// What was found in one file of a chain, and between it and its parent.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) report: CheckReport,
+    pub(super) link: Vec<Finding>,
+    pub(super) parent_candidates: Vec<PathBuf>,
+}
+
 impl ParentArgs {
     /// Opens a file with its parents, for reading.
     pub(super) fn open(&self, path: &Path) -> Result<Opened, Failure> {
@@ -41,6 +51,29 @@ impl ParentArgs {
         paths.extend(finder.followed());
         paths.truncate(chain.layers().len());
         Ok(Opened { chain, paths })
+    }
+
+    /// Checks a file and its parents, as far as they are found, leaf first.
+    pub(super) fn check(&self, path: &Path) -> Result<Vec<(PathBuf, Checked)>, Failure> {
+        let file = open(path)?;
+        let finder = Finder::new(path, &self.given)?;
+        let report =
+            vhdx::check_chain(file, &finder.leaf, &finder).map_err(|error| in_file(path, error))?;
+        let named = |location: &String| finder.named(location);
+        let files = report.files.into_iter().enumerate().map(|(number, found)| {
+            let place = if number == 0 {
+                path.to_owned()
+            } else {
+                named(&found.location)
+            };
+            let checked = Checked {
+                parent_candidates: found.parent_candidates.iter().map(named).collect(),
+                report: found.report,
+                link: found.link,
+            };
+            (place, checked)
+        });
+        Ok(files.collect())
     }
 
     /// Returns the file that is the parent of the disk at `path`, by one of the identities `is_it` knows.
@@ -142,17 +175,18 @@ impl Finder {
         Ok(path)
     }
 
+    /// Returns a location as a path, also where nothing lies there.
+    fn named(&self, location: &str) -> PathBuf {
+        self.path(location)
+            .unwrap_or_else(|_| self.root.join(location))
+    }
+
     /// Returns the parents a chain was opened from, nearest first.
     fn followed(&self) -> Vec<PathBuf> {
         let asked = self.asked.borrow();
         let opened = self.opened.borrow();
         let parents = asked.iter().skip(1).chain(opened.iter());
-        parents
-            .map(|location| {
-                self.path(location)
-                    .unwrap_or_else(|_| self.root.join(location))
-            })
-            .collect()
+        parents.map(|location| self.named(location)).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! `reprise vhdx` on real files, through the executable; content is judged by `qemu-img` and by plain images the tests keep.
 
+mod checking;
 mod making;
 mod merging;
 mod reading;
