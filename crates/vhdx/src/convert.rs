@@ -199,10 +199,8 @@ fn write_data(writer: &mut BulkWriter, offset: u64, bytes: &[u8]) -> Result<(), 
 
 /// Returns whether all bytes are zero, at the speed of memory.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    const WORDS: usize = 64;
-    let (chunks, rest) = bytes.as_chunks::<WORDS>();
-    rest.iter().all(|byte| *byte == 0)
-        && chunks
-            .iter()
-            .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes
+        .chunks(ZEROS.len())
+        .all(|part| part == &ZEROS[..part.len()])
 }

@@ -162,9 +162,12 @@ impl DiskWriter {
             Owner::Bitmap(_) => MIB,
         };
         loop {
-            let movers = self.highest()?;
+            // Blocks first: what is smaller fits the holes they leave over.
+            let movers = self.highest()?.into_iter().rev();
+            let (large, small): (Vec<Mover>, Vec<Mover>) =
+                movers.partition(|mover| matches!(mover.owner, Owner::Block(_)));
             let mut moved = false;
-            let mut movers = movers.into_iter().rev().peekable();
+            let mut movers = large.into_iter().chain(small).peekable();
             while movers.peek().is_some() {
                 // The lock is held from the copy to the commit: nobody writes to what is being moved.
                 let mut blocks = self.lock();

@@ -8,6 +8,9 @@ use crate::format::MIB;
 use crate::format::bat::FILE_MIB_MAX;
 use crate::space::SpaceMap;
 
+/// Runs of free space that are compared for the best fit.
+const CANDIDATES: usize = 64;
+
 /// The free space of a file, in MiB.
 #[derive(Debug)]
 pub(super) struct FreeSpace {
@@ -63,14 +66,16 @@ impl FreeSpace {
         })
     }
 
-    /// Takes `len` bytes of free space that end at or below `limit`, the lowest there are.
+    /// Takes `len` bytes of free space that end at or below `limit`: of the lowest runs the one that fits best.
     pub(super) fn take_below(&mut self, len: u64, limit: u64) -> Option<u64> {
         let (count, limit) = (len / MIB, limit / MIB);
         let (first, free) = self
             .runs
             .iter()
             .take_while(|(first, _)| **first + count <= limit)
-            .find(|(_, free)| **free >= count)
+            .filter(|(_, free)| **free >= count)
+            .take(CANDIDATES)
+            .min_by_key(|(_, free)| **free)
             .map(|(first, free)| (*first, *free))?;
         self.runs.remove(&first);
         if free > count {

@@ -47,7 +47,8 @@ pub enum Beyond {
 /// end as `beyond` says; of a differencing disk it can only be told without its parent if this file says so itself, else
 /// [`Error::ParentBeyondEnd`]. The end of the file is cut where it is free; see [`crate::compact`] for the rest.
 /// The `DataWriteGuid` changes, so the disk must not have children. Stopped or killed at any moment the disk has its old size
-/// or the new one. Returns what the file then says about itself; a disk that has the size already is left alone.
+/// or the new one. Returns what the file then says about itself; a disk that has the size already stays as
+/// it is, save that its log is replayed.
 pub fn resize(
     file: impl WriteAt + 'static,
     new_size: u64,
@@ -79,7 +80,11 @@ pub(crate) fn resize_as(
         ));
     }
     if new_size == old.size() {
-        return Ok(judged.info().clone());
+        // An earlier run may have been killed after the change.
+        return match judged.info().unclean {
+            true => Layout::open(file, durability)?.cut(),
+            false => Ok(judged.info().clone()),
+        };
     }
     if new_size < old.size() && beyond == Beyond::MustBeZero {
         check_beyond(&judged, new_size, progress)?;

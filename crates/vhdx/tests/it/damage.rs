@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::crash::Chance;
+use crate::power::Chance;
 use crate::refusals::{
     BAT, HEADERS, ITEMS, LOG, METADATA, Make, TABLES, base, child, edit_summed, large, poke,
     unclean,

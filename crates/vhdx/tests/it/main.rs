@@ -7,6 +7,8 @@ mod concurrency;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod crash_layout;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod judges;
@@ -16,6 +18,8 @@ mod judges_in_place;
 mod merging;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::crash::{Recorder, apply};
-use crate::support::{MIB, disk_of, link, pattern, read};
+use crate::power::{Recorder, all_ends, apply};
+use crate::support::{MIB, disk_of, link, pattern, read, sound};
 use vhdx::{
-    Chain, DiskWriter, Durability, Error, FileInfo, MemoryFile, MergedIdentity, Params, Rule, Vhdx,
-    create_differencing, inspect, merge, set_disk_id, set_parent,
+    Beyond, Chain, DiskKind, DiskWriter, Durability, Error, FileInfo, MemoryFile, MergedIdentity,
+    Params, Rule, Vhdx, create_differencing, inspect, merge, resize, set_disk_id, set_parent,
 };
 
 fn child_of(parent: &FileInfo) -> Arc<MemoryFile> {
@@ -41,6 +41,33 @@ fn family() -> (Arc<MemoryFile>, Arc<MemoryFile>, Vec<u8>) {
     writer.write_at(&pattern(3, 0, 1 << 20), 5 * MIB).unwrap();
     writer.zero(2 * MIB, 2 * MIB).unwrap();
     writer.zero(MIB + 512, 1024).unwrap();
+    writer.close().unwrap();
+    let bytes = content(&[&child, &parent]);
+    (parent, child, bytes)
+}
+
+/// As [`family`], with a child that is larger than its parent.
+fn grown_family(kind: DiskKind) -> (Arc<MemoryFile>, Arc<MemoryFile>, Vec<u8>) {
+    let params = Params {
+        block_bytes: 2 << 20,
+        kind,
+        ..Params::dynamic(3 * MIB + 4096)
+    };
+    let (parent, info) = disk_of(&params, &[(MIB / 2, pattern(1, 0, (5 << 19) + 4096))]);
+    let child = child_of(&info);
+    let mut go_on = |_| ControlFlow::Continue(());
+    resize(
+        Arc::clone(&child),
+        7 * MIB,
+        Beyond::MustBeZero,
+        Durability::PowerLoss,
+        &mut go_on,
+    )
+    .unwrap();
+    let writer = open(&child, &[&parent]);
+    writer.write_at(&pattern(2, 0, 5000), 100_000).unwrap();
+    writer.write_at(&pattern(3, 0, 1 << 20), 5 * MIB).unwrap();
+    writer.trim(2 * MIB, 2 * MIB).unwrap();
     writer.close().unwrap();
     let bytes = content(&[&child, &parent]);
     (parent, child, bytes)
@@ -99,8 +126,8 @@ fn goes_on_after_being_stopped_between_any_two_blocks() {
     }
 }
 
-#[test]
-fn goes_on_after_being_killed_after_any_write() {
+/// Merges a family, and looks at every unplanned end of that.
+fn survives(family: impl Fn() -> (Arc<MemoryFile>, Arc<MemoryFile>, Vec<u8>), seed: u64) {
     for identity in [MergedIdentity::New, MergedIdentity::Child] {
         let (parent, child, bytes) = family();
         let child_identity = inspect(Arc::clone(&child)).unwrap().data_write_guid;
@@ -110,42 +137,50 @@ fn goes_on_after_being_killed_after_any_write() {
         );
         let mut go_on = |_| ControlFlow::Continue(());
         let (file, onto) = (Arc::clone(&recorded_child), Arc::clone(&recorded_parent));
-        merge(file, onto, identity, Durability::ProcessKill, &mut go_on).unwrap();
-        // The child is written before the parent is touched, so killing either in turn covers every moment.
-        let mut moments = Vec::new();
-        let (now_child, now_parent) = (child.duplicate(), parent.duplicate());
-        for op in recorded_child.ops() {
-            moments.push((now_child.duplicate(), now_parent.duplicate()));
-            apply(&now_child, &op);
-        }
-        for op in recorded_parent.ops() {
-            moments.push((now_child.duplicate(), now_parent.duplicate()));
-            apply(&now_parent, &op);
-        }
-        moments.push((now_child, now_parent));
-        let last = moments.len() - 1;
-        for (number, (child, parent)) in moments.into_iter().enumerate() {
+        merge(file, onto, identity, Durability::PowerLoss, &mut go_on).unwrap();
+        let judge = |child: MemoryFile, parent: MemoryFile, end: usize, kind: &str| {
             let (child, parent) = (Arc::new(child), Arc::new(parent));
+            let context = format!("after write {end} ({kind})");
             // Once the parent has the child's identity the merge is done, and the child is no child any more.
             if inspect(Arc::clone(&parent)).unwrap().data_write_guid != child_identity {
-                assert_eq!(
-                    content(&[&child, &parent]),
-                    bytes,
-                    "killed after write {number}"
-                );
+                assert!(content(&[&child, &parent]) == bytes, "{context}: the chain");
             }
+            sound(&parent, &context);
             let merged = merge_all(&child, &parent, identity).unwrap();
-            assert_eq!(
-                content(&[&parent]),
-                bytes,
-                "killed after write {number} of {last}"
-            );
+            assert!(content(&[&parent]) == bytes, "{context}: the parent after");
             assert_eq!(
                 merged.data_write_guid == child_identity,
                 identity == MergedIdentity::Child
             );
-        }
+            assert_eq!(merged.size, bytes.len() as u64);
+            sound(&parent, &context);
+        };
+        // The child is written before the parent is touched, so ending either in turn covers every moment.
+        all_ends(&child, &recorded_child.ops(), seed, |child, end, kind| {
+            judge(child, parent.duplicate(), end, kind);
+        });
+        let child = child.duplicate();
+        recorded_child.ops().iter().for_each(|op| apply(&child, op));
+        all_ends(
+            &parent,
+            &recorded_parent.ops(),
+            seed,
+            |parent, end, kind| {
+                judge(child.duplicate(), parent, end, kind);
+            },
+        );
     }
+}
+
+#[test]
+fn goes_on_after_any_end_after_any_write() {
+    survives(family, 1);
+}
+
+#[test]
+fn goes_on_after_any_end_while_the_parent_grows() {
+    survives(|| grown_family(DiskKind::Dynamic), 2);
+    survives(|| grown_family(DiskKind::Fixed), 3);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::crash::{Chance, Recorder, after_power_loss, apply};
+use crate::power::{Recorder, all_ends};
 use crate::refusals::{
     Break, CASES, HEADERS, Make, TABLES, base, child, copy, edit_summed, poke, put, unclean,
 };
@@ -115,20 +115,10 @@ fn may_be_stopped_after_any_write() {
             );
         };
         let recorder = Arc::new(Recorder::new(&start));
-        repair(Arc::clone(&recorder), Durability::ProcessKill).unwrap();
-        let left = start.duplicate();
-        for (number, op) in recorder.ops().iter().enumerate() {
-            apply(&left, op);
-            judge(left.duplicate(), number + 1);
-        }
-        let recorder = Arc::new(Recorder::new(&start));
         repair(Arc::clone(&recorder), Durability::PowerLoss).unwrap();
         let ops = recorder.ops();
         for round in 0..u64::from(rounds(1)) {
-            let mut chance = Chance(round);
-            for end in 1..=ops.len() {
-                judge(after_power_loss(&start, &ops[..end], &mut chance), end);
-            }
+            all_ends(&start, &ops, round, |left, end, _| judge(left, end));
         }
     }
 }

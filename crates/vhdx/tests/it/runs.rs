@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::crash::Chance;
+use crate::power::Chance;
 use crate::refusals::unclean;
 use crate::support::{MIB, disk_of, link, pattern, read, rounds};
 use vhdx::{

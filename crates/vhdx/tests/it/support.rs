@@ -103,3 +103,9 @@ pub(crate) fn link(parent: &FileInfo, name: &str) -> ParentLink {
         absolute_path: Some(format!(r"C:\disks\{name}")),
     }
 }
+
+/// Fails if a file is not sound.
+#[track_caller]
+pub(crate) fn sound(file: &Arc<MemoryFile>, context: &str) {
+    vhdx::Vhdx::open(Arc::clone(file)).unwrap_or_else(|err| panic!("{context}: {err}"));
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::crash::Chance;
+use crate::power::Chance;
 use crate::support::{MIB, disk_of, read, rounds};
 use crate::vhd_file::{HEADER, Parent, SECTOR, Spec, TABLE, in_memory, put, seal, utf16le};
 use vhdx::{
