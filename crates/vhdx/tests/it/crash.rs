@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::power::{Chance, Op, Recorder, all_ends};
-use crate::support::{MIB, disk_of, link, rounds};
+use crate::support::{MIB, disk_of, link, rounds, sound};
 use vhdx::{
     Chain, DiskWriter, Durability, MemoryFile, Params, ReadAt, Vhdx, WriteAt, create_differencing,
     inspect,
@@ -142,6 +142,7 @@ fn judge(
 ) {
     let context = format!("after operation {end} ({kind})");
     let left = Arc::new(left);
+    sound(&left, &context);
     let parents = || {
         parents
             .iter()

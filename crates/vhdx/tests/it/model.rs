@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::support::{MIB, disk_of, link, pattern, rounds};
+use crate::support::{MIB, disk_of, link, pattern, rounds, sound};
 use vhdx::{
     Beyond, Chain, CompactOptions, ConvertOptions, Disk, DiskKind, DiskWriter, Durability, Error,
     MemoryFile, MergedIdentity, Params, Progress, Vhdx, compact, convert, create_differencing,
@@ -425,6 +425,9 @@ impl World {
     }
 
     fn check_from_outside(&self) {
+        for file in &self.files {
+            sound(file, "from outside");
+        }
         let disk = self.disk();
         let mut found = vec![0xEE; self.bytes.len()];
         disk.read_at(&mut found, 0).unwrap();
