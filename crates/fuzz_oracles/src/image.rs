@@ -156,12 +156,8 @@ impl Input for Image {
         }
         wire.short(&mut self.count);
         wire.byte(&mut self.identity);
-        let link = &mut self.link;
-        for byte in [&mut link.linkage, &mut link.linkage2, &mut link.paths] {
-            wire.byte(byte);
-        }
         wire.byte(&mut self.wrong_sums);
-        wire.list(&mut link.path, 31, |wire, letter| wire.byte(letter));
+        self.link.wire(wire);
         wire.list(&mut self.blocks, 15, |wire, block| {
             wire.short(&mut block.number);
             for byte in [
@@ -511,17 +507,28 @@ impl Image {
 }
 
 impl Link {
+    pub(crate) fn wire(&mut self, wire: &mut impl Wire) {
+        for byte in [&mut self.linkage, &mut self.linkage2, &mut self.paths] {
+            wire.byte(byte);
+        }
+        wire.list(&mut self.path, 31, |wire, letter| wire.byte(letter));
+    }
+
+    /// Returns the path in UTF-16.
+    pub(crate) fn path(&self) -> Vec<u16> {
+        if self.path.is_empty() {
+            return format!(r".\{}", self.linkage).encode_utf16().collect();
+        }
+        let letters = self.path.iter();
+        letters
+            .map(|letter| LETTERS[usize::from(letter % 16)])
+            .collect()
+    }
+
     fn locator(&self) -> Vec<u8> {
         let text = |text: &str| text.encode_utf16().collect::<Vec<u16>>();
         let braced = |number: u8| text(&identity(number).braced().to_string());
-        let path = if self.path.is_empty() {
-            text(&format!(r".\{}", self.linkage))
-        } else {
-            self.path
-                .iter()
-                .map(|letter| LETTERS[usize::from(letter % 16)])
-                .collect()
-        };
+        let path = self.path();
         let mut pairs = vec![("parent_linkage", braced(self.linkage))];
         if self.linkage2 > 0 {
             pairs.push(("parent_linkage2", braced(self.linkage2)));

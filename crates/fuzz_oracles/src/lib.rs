@@ -11,11 +11,14 @@
 //!
 //! Not here: the fuzzer itself, and the allocator that counts; both are in the workspace of the folder `fuzz`.
 
+mod chain;
 mod image;
 mod look;
 mod plain;
 mod seeds;
 mod sparse;
+mod vhd_image;
+mod vhd_open_read;
 mod vhdx_chain;
 mod vhdx_log_replay;
 mod vhdx_open_read;
@@ -77,6 +80,13 @@ pub const TARGETS: &[Target] = &[
         describe: describe::<vhdx_write::Work>,
         kept: include_bytes!("../kept/vhdx_write"),
         seeds: seeds::vhdx_write,
+    },
+    Target {
+        name: "vhd_open_read",
+        run: vhd_open_read::run,
+        describe: describe::<vhd_image::VhdLinks>,
+        kept: include_bytes!("../kept/vhd_open_read"),
+        seeds: seeds::vhd_open_read,
     },
 ];
 

@@ -45,7 +45,12 @@ impl Spot {
 
 /// Compares what `disk` says of itself with what `chain` says, around these spots and at both ends.
 pub(crate) fn compare(disk: &Disk, chain: &[Plain], spots: &[Spot]) {
-    let (size, block) = (disk.size(), u64::from(disk.block_bytes()));
+    let size = disk.size();
+    // A fixed VHD has no blocks.
+    let block = match u64::from(disk.block_bytes()) {
+        0 => 4096,
+        block => block,
+    };
     assert_eq!(size, chain[0].size);
     let ends = [
         (0, size.min(4096), 700),

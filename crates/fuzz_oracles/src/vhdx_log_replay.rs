@@ -96,7 +96,7 @@ fn check(file: &SparseFile, input: &LogReplay) {
             );
             assert_eq!((before.size, before.kind), (after.size, after.kind));
             if before.parent.is_none() {
-                let plain = [Plain::open(&in_place)];
+                let plain = [Plain::vhdx(&in_place)];
                 for layer in [unclean, clean] {
                     let disk = Chain::from_layers(vec![layer])
                         .expect("no parent")

@@ -55,7 +55,7 @@ fn look(file: &SparseFile, spots: &[Spot]) {
     let info = inspected.expect("an accepted file can be inspected");
     assert_eq!(&info, layer.info());
     let mut layers = vec![layer];
-    let mut plain = vec![Plain::open(file)];
+    let mut plain = vec![Plain::vhdx(file)];
     if let Some(locator) = &info.parent {
         let parent = Image {
             count: 2,
@@ -66,7 +66,7 @@ fn look(file: &SparseFile, spots: &[Spot]) {
         }
         .build();
         forge_identity(&parent, locator.linkage);
-        plain.push(Plain::open(&parent));
+        plain.push(Plain::vhdx(&parent));
         layers.push(Vhdx::open(parent).expect("a sound parent"));
         if info.data_write_guid == locator.linkage {
             let cycle = Chain::from_layers(layers);

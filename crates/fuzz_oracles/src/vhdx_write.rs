@@ -135,7 +135,7 @@ fn check(files: &[SparseFile], steps: &[Step]) {
     model.compare(|buf, at| writer.read_at(buf, at));
     assert!(!writer.close().expect("close").unclean);
     let disk = open(files).expect("written files can be opened");
-    let plain: Vec<Plain> = files.iter().map(Plain::open).collect();
+    let plain: Vec<Plain> = files.iter().map(Plain::vhdx).collect();
     model.compare(|buf, at| disk.read_at(buf, at));
     let spots: Vec<Spot> = steps.iter().map(|step| step.spot.clone()).collect();
     look::compare(&disk, &plain, &spots);

@@ -1,0 +1,3 @@
+#![no_main]
+
+fuzz::target!("vhd_open_read");
