@@ -123,6 +123,7 @@ pub(crate) fn read(
         }
         None => (None, None),
     };
+    let flags_at = parameters.map_or(region.offset, |(at, _)| at + 4);
     let logical = reader.sector_size(LOGICAL_SECTOR, findings)?;
     let physical = reader.sector_size(PHYSICAL_SECTOR, findings)?;
     if let (Some((_, logical)), Some((at, physical))) = (logical, physical) {
@@ -150,7 +151,7 @@ pub(crate) fn read(
         None => None,
     };
     let parent = match flags {
-        Some(flags) => reader.parent(flags, findings)?,
+        Some(flags) => reader.parent(flags_at, flags, findings)?,
         None => None,
     };
     let geometry =
@@ -225,13 +226,19 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    fn parent(&self, flags: u32, findings: &mut Findings) -> Result<Option<ParentLocator>, Error> {
+    /// Reads the parent locator if the flags of the file parameters ask for one.
+    fn parent(
+        &self,
+        flags_at: u64,
+        flags: u32,
+        findings: &mut Findings,
+    ) -> Result<Option<ParentLocator>, Error> {
         let start = self.region.offset;
         let item = self.find(PARENT_LOCATOR);
         let item = match (item, flags & HAS_PARENT != 0) {
             (Some(item), true) => item,
             (None, true) => {
-                findings.report(Rule::LocatorMissing, start, flags)?;
+                findings.report(Rule::LocatorMissing, flags_at, flags)?;
                 return Ok(None);
             }
             (Some(item), false) => {
@@ -242,7 +249,7 @@ impl Reader<'_> {
             (None, false) => return Ok(None),
         };
         let fixed = flags & LEAVE_BLOCKS_ALLOCATED != 0;
-        findings.report_if(fixed, Rule::FixedChild, start, flags)?;
+        findings.report_if(fixed, Rule::FixedChild, flags_at, flags)?;
         let bytes = read_item(self.file, self.region, item)?;
         let parsed = locator::parse(&bytes, start + u64::from(item.offset), findings);
         findings.go_on(parsed)

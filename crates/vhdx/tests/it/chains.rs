@@ -12,7 +12,7 @@ use vhdx::{
 
 /// Files in memory by name; a relative path names one of them.
 #[derive(Default)]
-struct Shelf(Vec<(String, Arc<MemoryFile>)>);
+pub(crate) struct Shelf(pub(crate) Vec<(String, Arc<MemoryFile>)>);
 
 impl ParentResolver for Shelf {
     fn locate(&self, _child: &str, locator: &ParentLocator) -> Vec<String> {
@@ -30,7 +30,7 @@ impl ParentResolver for Shelf {
     }
 }
 
-fn child_of(parent: &FileInfo, name: &str) -> (Arc<MemoryFile>, FileInfo) {
+pub(crate) fn child_of(parent: &FileInfo, name: &str) -> (Arc<MemoryFile>, FileInfo) {
     let file = Arc::new(MemoryFile::new());
     let info = create_differencing(
         Arc::clone(&file),

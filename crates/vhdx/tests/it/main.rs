@@ -25,6 +25,8 @@ mod refusals;
 #[cfg(test)]
 mod repairing;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod runs;
 #[cfg(test)]
 mod samples;

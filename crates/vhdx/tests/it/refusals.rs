@@ -15,7 +15,7 @@ pub(crate) const TABLES: [u64; 2] = [192 << 10, 256 << 10];
 pub(crate) const LOG: u64 = MIB;
 pub(crate) const METADATA: u64 = 2 * MIB;
 pub(crate) const BAT: u64 = 3 * MIB;
-const BAT_GUID: Uuid = uuid!("2DC27766-F623-4200-9D64-115E9BFD4A08");
+pub(crate) const BAT_GUID: Uuid = uuid!("2DC27766-F623-4200-9D64-115E9BFD4A08");
 // Items in the order the writer lists them: file parameters, size, logical, physical, id, locator.
 pub(crate) const ITEMS: u64 = METADATA + (64 << 10);
 
@@ -35,7 +35,7 @@ pub(crate) fn edit_summed(file: &MemoryFile, at: u64, len: usize, edit: impl FnO
     file.write_all_at(&bytes, at).unwrap();
 }
 
-fn headers(file: &MemoryFile, edit: impl Fn(&mut [u8])) {
+pub(crate) fn headers(file: &MemoryFile, edit: impl Fn(&mut [u8])) {
     for at in HEADERS {
         edit_summed(file, at, 4096, &edit);
     }
@@ -56,11 +56,11 @@ pub(crate) fn poke(file: &MemoryFile, at: u64, value: &[u8]) {
 }
 
 /// Where a field of the n-th entry of the metadata table lies.
-fn entry(number: u64, field: u64) -> u64 {
+pub(crate) fn entry(number: u64, field: u64) -> u64 {
     METADATA + 32 + number * 32 + field
 }
 
-fn poke32(file: &MemoryFile, at: u64, value: u32) {
+pub(crate) fn poke32(file: &MemoryFile, at: u64, value: u32) {
     poke(file, at, &value.to_le_bytes());
 }
 
@@ -230,7 +230,7 @@ pub(crate) const CASES: &[(Rule, &str, Make, Break)] = &[
 ];
 
 /// Gives a file in use a log of 16 MiB with one entry, of nothing but zero descriptors.
-fn zeros_in_log(file: &MemoryFile, count: usize) {
+pub(crate) fn zeros_in_log(file: &MemoryFile, count: usize) {
     let log = 16 * MIB;
     WriteAt::set_len(file, 32 * MIB).unwrap();
     let mut id = [0; 16];
