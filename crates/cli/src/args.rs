@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Token(token::TokenArgs),
     /// The audit log
     Audit(audit::AuditArgs),
-    /// Look into VHDX files, without any server
+    /// Look into, check, make and change VHDX files, without any server
     Vhdx(vhdx::VhdxArgs),
     /// Print a completion script for a shell
     Completions(documents::CompletionsArgs),
@@ -285,6 +285,7 @@ mod tests {
             "vhdx merge",
             "vhdx compact",
             "vhdx resize",
+            "vhdx repair",
             "completions",
             "man",
         ] {

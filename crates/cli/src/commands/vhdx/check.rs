@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use vhdx::{CheckReport, Finding, Format, Rule, Severity};
+use vhdx::{CheckReport, Finding, Rule, Severity};
 
-use super::files::{CONVERT_FIRST, in_file, open};
+use super::files::{in_file, open};
+use super::format;
 use super::parents::ParentArgs;
 use super::progress::Ctx;
 use crate::exit::{End, Exit, exit_of};
@@ -16,10 +17,10 @@ use crate::view::{Rows, View};
 /// Arguments of `vhdx check`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx check disk.vhdx\n  reprise vhdx check disk_2.avhdx --json\n\nEnds with 0 if there are no errors (warnings and notes are no errors), 7 if there are, 1 if the file is no VHDX. A file\nwith an error is refused by every other verb; what check finds is never mended by it."
+    after_help = "Examples:\n  reprise vhdx check disk.vhdx\n  reprise vhdx check disk_2.avhdx --json\n\nEnds with 0 if there are no errors (warnings and notes are no errors), 7 if there are, 1 if the file is no\nvirtual disk. A file with an error is refused by every other verb. Check never writes."
 )]
 pub(super) struct CheckArgs {
-    /// VHDX or AVHDX file; its parents are checked too
+    /// Disk file: VHDX, AVHDX or VHD; its parents are checked too
     file: PathBuf,
     /// Check this file alone, not its parents
     #[arg(long, conflicts_with = "given")]
@@ -59,6 +60,8 @@ struct Found {
 #[derive(Debug, Serialize)]
 struct Counted {
     path: PathBuf,
+    /// Where the metadata could be read.
+    format: Option<&'static str>,
     file_bytes: u64,
     allocated_bytes: u64,
     leaked_bytes: u64,
@@ -81,7 +84,6 @@ struct BlockCounts {
 /// Runs the verb.
 pub(super) fn run(ctx: &Ctx, args: &CheckArgs) -> Result<Exit, Failure> {
     let path = &args.file;
-    refuse_vhd(path)?;
     let mut checked = Checked {
         path: path.clone(),
         errors: 0,
@@ -110,17 +112,6 @@ pub(super) fn run(ctx: &Ctx, args: &CheckArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The rules are those of VHDX: a VHD is told apart from what is no disk at all.
-fn refuse_vhd(path: &Path) -> Result<(), Failure> {
-    match vhdx::inspect(open(path)?) {
-        Ok(info) if info.format == Format::Vhd => {
-            let what = format!("{}: this is a VHD, not a VHDX", path.display());
-            Err(Failure::new("failed", what).hint(CONVERT_FIRST))
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
 impl Checked {
     fn add(&mut self, path: &Path, report: &CheckReport) {
         self.errors += report.count_of(Severity::Error);
@@ -140,6 +131,7 @@ impl Checked {
         let blocks = &figures.blocks;
         self.files.push(Counted {
             path: path.to_owned(),
+            format: report.info.as_ref().map(|info| format(info.format)),
             file_bytes: figures.file_bytes,
             allocated_bytes: figures.allocated_bytes,
             leaked_bytes: figures.leaked_bytes,

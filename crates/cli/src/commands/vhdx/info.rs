@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use vhdx::{FileInfo, Format, ParentLocator};
+use vhdx::{FileInfo, ParentLocator};
 
 use super::files::{in_file, open};
-use super::kind;
 use super::parents::{Opened, ParentArgs};
 use super::progress::Ctx;
+use super::{format, kind};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::view::{View, bytes};
@@ -124,10 +124,7 @@ impl Info {
     pub(super) fn new(path: &Path, info: &FileInfo) -> Self {
         Self {
             path: path.to_owned(),
-            format: match info.format {
-                Format::Vhdx => "vhdx",
-                Format::Vhd => "vhd",
-            },
+            format: format(info.format),
             kind: kind(info.kind),
             size_bytes: info.size,
             file_bytes: info.file_bytes,

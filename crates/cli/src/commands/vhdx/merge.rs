@@ -92,7 +92,11 @@ fn into_parent(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
         Durability::PowerLoss,
         &mut |at| progress.at(at.bytes_done, at.bytes_total),
     )
-    .map_err(|error| in_file(path, error))?;
+    .map_err(|error| {
+        let mut failure = in_file(path, error);
+        failure.message = format!("into {}: {}", parent_path.display(), failure.message);
+        failure
+    })?;
     drop(progress);
     // Both are locked still: nobody can begin to use the child now.
     if !args.keep {

@@ -18,13 +18,14 @@ mod merge;
 mod parents;
 mod progress;
 mod ranges;
+mod repair;
 mod resize;
 mod set_parent;
 
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use vhdx::{Chain, DiskKind};
+use vhdx::{Chain, DiskKind, Format};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -75,6 +76,8 @@ enum Verb {
     Compact(compact::CompactArgs),
     /// Give the virtual disk another size
     Resize(resize::ResizeArgs),
+    /// Bring a file back to the state a clean close leaves; never guesses
+    Repair(repair::RepairArgs),
     /// Tell a differencing disk where its parent is now
     SetParent(set_parent::SetParentArgs),
 }
@@ -91,6 +94,7 @@ impl Verb {
             Verb::Merge(args) => merge::run(ctx, &args),
             Verb::Compact(args) => compact::run(ctx, &args),
             Verb::Resize(args) => resize::run(ctx, &args),
+            Verb::Repair(args) => repair::run(ctx, &args),
             Verb::SetParent(args) => set_parent::run(ctx, &args),
         }
     }
@@ -105,6 +109,7 @@ impl Verb {
             | Verb::Merge(_)
             | Verb::Compact(_)
             | Verb::Resize(_)
+            | Verb::Repair(_)
             | Verb::SetParent(_) => true,
         }
     }
@@ -159,5 +164,13 @@ fn kind(kind: DiskKind) -> &'static str {
         DiskKind::Fixed => "fixed",
         DiskKind::Dynamic => "dynamic",
         DiskKind::Differencing => "differencing",
+    }
+}
+
+/// Names a format, for people and JSON.
+fn format(format: Format) -> &'static str {
+    match format {
+        Format::Vhdx => "vhdx",
+        Format::Vhd => "vhd",
     }
 }

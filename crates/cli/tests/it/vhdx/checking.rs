@@ -18,7 +18,7 @@ fn codes(report: &Value) -> Vec<&str> {
 }
 
 /// Inverts a byte of a file.
-fn damage(path: &Path, at: u64) {
+pub(super) fn damage(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();

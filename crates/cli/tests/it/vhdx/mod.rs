@@ -4,6 +4,7 @@ mod checking;
 mod making;
 mod merging;
 mod reading;
+mod repairing;
 mod shaping;
 mod stopping;
 

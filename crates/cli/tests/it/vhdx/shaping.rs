@@ -79,7 +79,8 @@ fn what_cannot_be_changed_is_left_alone() {
     old.extend(footer(1 << 20));
     std::fs::write(bench.path("old.vhd"), &old).unwrap();
     assert_eq!(bench.json(&["info", "old.vhd"])["format"], "vhd");
-    for words in [vec!["compact"], vec!["resize"]] {
+    assert_eq!(bench.json(&["check", "old.vhd"])["errors"], 0);
+    for words in [vec!["compact"], vec!["resize"], vec!["repair"]] {
         let on = |file: &'static str| {
             let mut words = words.clone();
             words.push(file);
