@@ -6,8 +6,8 @@ use crate::power::Chance;
 use crate::refusals::unclean;
 use crate::support::{MIB, disk_of, link, pattern, read, rounds};
 use vhdx::{
-    Chain, Disk, DiskWriter, Durability, ExtentKind, MemoryFile, Params, Place, ReadAt, Run, Vhdx,
-    create_differencing,
+    Chain, Disk, DiskWriter, Durability, ExtentKind, MemoryFile, OwnPlace, Params, Place, ReadAt,
+    Run, Vhdx, create_differencing,
 };
 
 /// Checks the runs of a range against reads and extents; returns them.
@@ -39,6 +39,44 @@ fn check(disk: &Disk, files: &[Arc<MemoryFile>], offset: u64, len: u64) -> Vec<R
         .sum();
     assert_eq!(by_runs, by_extents);
     runs
+}
+
+/// Checks that what each file holds by itself, laid over what its parents hold, is what the chain reads as.
+#[track_caller]
+fn check_own(disk: &Disk, files: &[Arc<MemoryFile>]) {
+    let size = usize::try_from(disk.size()).unwrap();
+    let mut image = vec![0xEE; size];
+    for (layer, file) in disk.layers().iter().zip(files).rev() {
+        let mut at = 0;
+        let mut last = None;
+        for run in layer.own_runs() {
+            let run = run.unwrap();
+            assert_eq!(run.offset, at as u64);
+            let end = at + usize::try_from(run.len).unwrap();
+            match run.place {
+                OwnPlace::File { offset } => {
+                    file.read_exact_at(&mut image[at..end], offset).unwrap();
+                }
+                OwnPlace::Log => layer_alone(file, &mut image[at..end], run.offset),
+                OwnPlace::Zero => image[at..end].fill(0),
+                OwnPlace::Parent => assert!(layer.info().parent.is_some()),
+            }
+            if matches!(run.place, OwnPlace::Zero | OwnPlace::Parent) {
+                assert_ne!(last, Some(run.place), "neighbours are joined");
+            }
+            last = Some(run.place);
+            at = end;
+        }
+        assert_eq!(at, size);
+    }
+    assert!(image == read(disk, 0, size));
+}
+
+/// Bytes that lie in the log of a file are had from that file only.
+fn layer_alone(file: &Arc<MemoryFile>, bytes: &mut [u8], offset: u64) {
+    Disk::open(Arc::clone(file))
+        .and_then(|disk| disk.read_at(bytes, offset))
+        .expect("payload of a child is never logged");
 }
 
 #[test]
@@ -80,6 +118,7 @@ fn runs_of_a_chain_lead_to_what_is_read() {
         let disk = Chain::from_layers(layers).unwrap().into_disk();
         let files = [child, Arc::clone(&parent)];
         check(&disk, &files, 0, u64::MAX - 1 - 12 * MIB);
+        check_own(&disk, &files);
         let at = chance.next(12 * MIB);
         check(&disk, &files, at, chance.next(12 * MIB - at) + 1);
     }
@@ -89,6 +128,8 @@ fn runs_of_a_chain_lead_to_what_is_read() {
 fn runs_of_an_unclean_file_lie_in_the_file() {
     let file = unclean();
     let disk = Disk::open(Arc::clone(&file)).unwrap();
-    let runs = check(&disk, &[file], 0, disk.size());
+    let files = [file];
+    check_own(&disk, &files);
+    let runs = check(&disk, &files, 0, disk.size());
     assert!(runs.len() > 3, "{runs:?}");
 }
