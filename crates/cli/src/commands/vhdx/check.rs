@@ -17,7 +17,7 @@ use crate::view::{Rows, View};
 /// Arguments of `vhdx check`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx check disk.vhdx\n  reprise vhdx check disk_2.avhdx --json\n\nEnds with 0 if there are no errors (warnings and notes are no errors), 7 if there are, 1 if the file is no\nvirtual disk. A file with an error is refused by every other verb. Check never writes."
+    after_help = "Examples:\n  reprise vhdx check disk.vhdx\n  reprise vhdx check disk_2.avhdx --json\n\nEnds with 0 if there are no errors (warnings and notes are no errors), 7 if there are, 1 if the file is no virtual disk. A file with an error is refused by every other verb. Check never writes."
 )]
 pub(super) struct CheckArgs {
     /// Disk file: VHDX, AVHDX or VHD; its parents are checked too

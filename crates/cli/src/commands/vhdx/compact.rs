@@ -15,7 +15,7 @@ use crate::view::{View, bytes};
 /// Arguments of `vhdx compact`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  reprise vhdx compact disk.vhdx\n\nWhat the disk reads as stays the same, and so does its identity: children may exist, but nobody may have it open.\nStopped or killed, the file is whole, and running it again goes on. Files that a guest deleted are not zeros: let the\nguest trim its volumes first."
+    after_help = "Example:\n  reprise vhdx compact disk.vhdx\n\nWhat the disk reads as stays the same, and so does its identity: children may exist, but nobody may have it open. Stopped or killed, the file is whole, and running it again goes on. Files that a guest deleted are not zeros: let the guest trim its volumes first."
 )]
 pub(super) struct CompactArgs {
     /// VHDX or AVHDX file

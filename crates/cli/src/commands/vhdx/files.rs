@@ -118,10 +118,12 @@ fn exists(path: &Path) -> Failure {
     .hint("choose another name, or remove it first")
 }
 
-/// Removes a file, which stays removed after a power loss.
+/// Removes a file, not a link to it; it stays removed after a power loss.
 pub(super) fn remove(path: &Path) -> Result<(), Failure> {
-    std::fs::remove_file(path).map_err(|error| io_failed("remove", path, &error))?;
-    sync_folder(path)
+    let failed = |error| io_failed("remove", path, &error);
+    let file = std::fs::canonicalize(path).map_err(failed)?;
+    std::fs::remove_file(&file).map_err(failed)?;
+    sync_folder(&file)
 }
 
 /// Returns the folder a file lies in.

@@ -19,7 +19,7 @@ use crate::view::View;
 /// Arguments of `vhdx merge`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx merge disk_2.avhdx\n  reprise vhdx merge disk_2.avhdx --out whole.vhdx\n\nThe parent then holds what the child read as, and the child is removed. Stopped or killed, it goes on when run\nagain; until then use the child only, never the parent alone.\n\nOther children of the parent are lost by this, and nothing in the files tells whether there are any. Disks made from\nthe child must be told of their new parent: `reprise vhdx set-parent`."
+    after_help = "Examples:\n  reprise vhdx merge disk_2.avhdx\n  reprise vhdx merge disk_2.avhdx --out whole.vhdx\n\nThe parent then holds what the child read as, and the child is removed. Stopped or killed, it goes on when run again; until then use the child only, never the parent alone.\n\nOther children of the parent are lost by this, and nothing in the files tells whether there are any. Disks made from the child must be told of their new parent: `reprise vhdx set-parent`."
 )]
 pub(super) struct MergeArgs {
     /// Differencing disk

@@ -35,10 +35,10 @@ use progress::{Ctx, Stop};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0 done; of check: no error found     6 a file is in use, or exists already
-  1 failed, stopped, or not a disk     7 check found errors
-  2 wrong usage                        130 interrupted, nothing was being written
-  4 no such file or parent
+  0 done; of check: no error found     5 the operating system does not allow it
+  1 failed, stopped, or not a disk     6 a file is in use, or exists already
+  2 wrong usage                        7 check found errors
+  4 no such file or parent             130 interrupted, nothing was being written
 
 Ctrl-C is safe: work in place stops where the file is whole, and goes on when run again; a new file is removed.
 

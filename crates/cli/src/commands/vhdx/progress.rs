@@ -63,7 +63,8 @@ pub(super) struct Progress<'a> {
     ctx: &'a Ctx,
     title: String,
     bar: Option<ProgressBar>,
-    told: Option<Instant>,
+    /// When the last line was printed, and how many bytes it told.
+    told: Option<(Instant, u64)>,
 }
 
 impl Progress<'_> {
@@ -102,11 +103,15 @@ impl Progress<'_> {
     }
 
     fn line(&mut self, done: u64, total: u64) {
-        let due = self.told.is_none_or(|told| told.elapsed() >= LINE_EVERY);
-        if !due && done < total {
+        let due = match self.told {
+            None => true,
+            Some((_, before)) if before == done => false,
+            Some((when, _)) => done == total || when.elapsed() >= LINE_EVERY,
+        };
+        if !due {
             return;
         }
-        self.told = Some(Instant::now());
+        self.told = Some((Instant::now(), done));
         if self.ctx.out.is_json() {
             let line = serde_json::json!({
                 "progress": { "bytes_done": done, "bytes_total": total }

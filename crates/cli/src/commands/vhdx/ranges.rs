@@ -17,7 +17,7 @@ use crate::output::{clean, stdout_failed};
 /// Arguments of `vhdx ranges`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx ranges disk.avhdx --json\n  reprise vhdx ranges disk.avhdx --own --json\n\nRanges come in order and without gap, with --json one object per line. A range of kind log has no place of its own: its\nbytes lie in the log of a file that was not closed cleanly."
+    after_help = "Examples:\n  reprise vhdx ranges disk.avhdx --json\n  reprise vhdx ranges disk.avhdx --own --json\n\nRanges come in order and without gap, with --json one object per line. A range of kind log has no place of its own: its bytes lie in the log of a file that was not closed cleanly."
 )]
 pub(super) struct RangesArgs {
     /// Disk file; its parents are found by themselves

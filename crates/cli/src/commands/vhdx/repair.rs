@@ -15,7 +15,7 @@ use crate::view::View;
 /// Arguments of `vhdx repair`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  reprise vhdx repair disk.vhdx\n\nReplays the log of a file that was not closed cleanly, and makes both headers and both region tables good. What the disk\nreads as stays the same. It never guesses: a file with an error (see `check`) is refused and not touched."
+    after_help = "Example:\n  reprise vhdx repair disk.vhdx\n\nReplays the log of a file that was not closed cleanly, and makes both headers and both region tables good. What the disk reads as stays the same. It never guesses: a file with an error (see `check`) is refused and not touched."
 )]
 pub(super) struct RepairArgs {
     /// VHDX or AVHDX file; its parents are not needed

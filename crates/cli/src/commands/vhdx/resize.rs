@@ -15,7 +15,7 @@ use crate::values;
 /// Arguments of `vhdx resize`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx resize disk.vhdx 200GiB\n\nA disk that grows ends in zeros; partitions in it are not touched. Before a disk shrinks, shrink or move its partitions;\na GPT keeps a copy of itself in the last sectors, which then has to be written anew. Children of the disk would not\naccept it any more: resize the newest disk of a chain only."
+    after_help = "Examples:\n  reprise vhdx resize disk.vhdx 200GiB\n\nA disk that grows ends in zeros; partitions in it are not touched. Before a disk shrinks, shrink or move its partitions; a GPT keeps a copy of itself in the last sectors, which then has to be written anew. Children of the disk would not accept it any more: resize the newest disk of a chain only."
 )]
 pub(super) struct ResizeArgs {
     /// VHDX or AVHDX file

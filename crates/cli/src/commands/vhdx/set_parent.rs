@@ -16,7 +16,7 @@ use crate::failure::Failure;
 /// Arguments of `vhdx set-parent`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  reprise vhdx set-parent child.avhdx moved/disk.vhdx\n\nThe parent must be the one the child was made from, by its identity. --force takes another one: right only where its\ncontent is the same, as after a merge; otherwise the child reads as a mix of both."
+    after_help = "Examples:\n  reprise vhdx set-parent child.avhdx moved/disk.vhdx\n\nThe parent must be the one the child was made from, by its identity. --force takes another one: right only where its content is the same, as after a merge; otherwise the child reads as a mix of both."
 )]
 pub(super) struct SetParentArgs {
     /// Differencing disk

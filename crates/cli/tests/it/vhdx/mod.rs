@@ -101,6 +101,11 @@ impl Bench {
 
     /// Starts a verb, asks it to stop once it tells progress, and returns how it ended.
     fn stopped(&self, words: &[&str]) -> Done {
+        self.signalled("INT", words)
+    }
+
+    /// Starts a verb, sends it a signal once it tells progress, and returns how it ended.
+    fn signalled(&self, signal: &str, words: &[&str]) -> Done {
         let words = self.words(words);
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         words.push("--progress");
@@ -117,7 +122,7 @@ impl Bench {
         lines.read_line(&mut stderr).unwrap();
         assert!(stderr.contains(" bytes"), "no progress: {stderr}");
         let killed = Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
+            .args([format!("-{signal}"), child.id().to_string()])
             .status();
         assert!(killed.unwrap().success());
         lines.read_to_string(&mut stderr).unwrap();

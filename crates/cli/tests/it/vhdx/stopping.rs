@@ -33,7 +33,17 @@ fn a_stopped_merge_goes_on_when_run_again() {
     );
     assert_eq!(bench.json(&["info", "base.vhdx"])["unclean"], false);
 
+    // Killed, the log of either file may be left to replay.
+    let done = bench.signalled("KILL", &["merge", "child.avhdx"]);
+    assert_eq!(done.code, -1, "{}", done.stderr);
+    assert_eq!(
+        disk_hash(&child.disk),
+        reads_as,
+        "the child over the parent"
+    );
+
     bench.run(&["merge", "child.avhdx"]).expect(0);
+    assert!(!child.disk.exists());
     child.judge(&base.disk);
 }
 
@@ -56,6 +66,13 @@ fn stopped_work_on_a_new_file_leaves_nothing() {
         assert!(done.stdout.is_empty());
         assert!(bench.names("out").is_empty() && bench.names(".out").is_empty());
     }
+    let done = bench.signalled("TERM", &["convert", "disk.vhdx", "out.vhdx"]);
+    done.expect(1);
+    assert!(bench.names("out").is_empty() && bench.names(".out").is_empty());
+    // A kill leaves at most something under another name.
+    let done = bench.signalled("KILL", &["convert", "disk.vhdx", "out.vhdx"]);
+    assert_eq!(done.code, -1, "{}", done.stderr);
+    assert!(bench.names("out").is_empty());
     bench.run(&["convert", "disk.vhdx", "out.vhdx"]).expect(0);
     disk.judge(&bench.path("out.vhdx"));
 }
