@@ -84,21 +84,15 @@ impl BulkWriter {
             length: geometry.region_len(),
         };
         let mut end = bat.end();
-        // Emptied first, so that nothing of an older file can be taken for this one.
-        for len in [
-            0,
-            if fixed {
-                end + geometry.blocks() * geometry.block_len()
-            } else {
-                end
-            },
-        ] {
-            file.set_len(len).map_err(|source| Error::Write {
-                what: "the length",
-                at: len,
-                source,
-            })?;
-        }
+        // Emptied first, and for good, so that nothing of an older file can be taken for this one.
+        set_len(&*file, 0)?;
+        sync(&*file)?;
+        let blocks_len = if fixed {
+            geometry.blocks() * geometry.block_len()
+        } else {
+            0
+        };
+        set_len(&*file, end + blocks_len)?;
         let mut bat = BatWriter {
             geometry,
             region: bat,
@@ -178,11 +172,7 @@ impl BulkWriter {
     pub fn finish(mut self) -> Result<FileInfo, Error> {
         let file = &*self.file;
         self.bat.write_buffer(file)?;
-        file.set_len(self.end).map_err(|source| Error::Write {
-            what: "the length",
-            at: self.end,
-            source,
-        })?;
+        set_len(file, self.end)?;
         let table = region::encode(self.bat.region, METADATA);
         for at in TABLE_AT {
             write(file, &table, at, "the region table")?;
@@ -295,6 +285,14 @@ fn identifier() -> Vec<u8> {
 fn write(file: &dyn WriteAt, bytes: &[u8], at: u64, what: &'static str) -> Result<(), Error> {
     file.write_all_at(bytes, at)
         .map_err(|source| Error::Write { what, at, source })
+}
+
+fn set_len(file: &dyn WriteAt, len: u64) -> Result<(), Error> {
+    file.set_len(len).map_err(|source| Error::Write {
+        what: "the length",
+        at: len,
+        source,
+    })
 }
 
 fn sync(file: &dyn WriteAt) -> Result<(), Error> {

@@ -1,10 +1,11 @@
 //! Readers beside a writer.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{MIB, disk_of, link};
-use vhdx::{DiskWriter, Durability, MemoryFile, Params, Vhdx, create_differencing};
+use vhdx::{CompactOptions, DiskWriter, Durability, MemoryFile, Params, Vhdx, create_differencing};
 
 #[test]
 fn readers_see_old_or_new_bytes_while_another_thread_writes() {
@@ -41,10 +42,21 @@ fn readers_see_old_or_new_bytes_while_another_thread_writes() {
                 }
             });
         }
-        // Blocks lose their space to one another all the time.
+        // Blocks lose their space to one another all the time, and move.
+        let block_len = u64::from(writer.info().block_bytes);
         for round in 0..300_u64 {
             let block = round % 8;
-            writer.zero(block * MIB, MIB).unwrap();
+            match round % 3 {
+                0 => writer.zero(block * MIB, MIB).unwrap(),
+                1 => writer
+                    .trim(block * MIB / block_len * block_len, block_len)
+                    .unwrap(),
+                _ => {
+                    let options = CompactOptions::default();
+                    let mut go_on = |_| ControlFlow::Continue(());
+                    writer.compact(options, &mut go_on).unwrap();
+                }
+            }
             writer.flush().unwrap();
             let other = (block + 3) % 8;
             writer

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use crate::power::{Chance, Op, Recorder, all_ends};
 use crate::support::{MIB, disk_of, link, rounds, sound};
 use vhdx::{
-    Chain, DiskWriter, Durability, MemoryFile, Params, ReadAt, Vhdx, WriteAt, create_differencing,
-    inspect,
+    BulkWriter, Chain, Disk, DiskWriter, Durability, MemoryFile, Params, ReadAt, Vhdx, WriteAt,
+    create_differencing, inspect,
 };
 
 const SECTOR: u64 = 512;
@@ -278,5 +278,55 @@ fn nothing_is_written_after_a_write_that_failed() {
         ));
         // The file itself is as after a kill.
         Vhdx::open(Arc::clone(&file)).unwrap();
+    }
+}
+
+/// The bytes of a file, its headers left out.
+fn bytes_but_headers(file: &MemoryFile) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes[64 << 10..192 << 10].fill(0);
+    bytes
+}
+
+#[test]
+fn nothing_changes_under_an_old_identity() {
+    let (start, info) = disk_of(&params(), &[(0, sector_of(1000).repeat(8192))]);
+    let before = bytes_but_headers(&start);
+    let recorder = Arc::new(Recorder::new(&start));
+    let writer =
+        DiskWriter::open(Arc::clone(&recorder), Vec::new(), Durability::PowerLoss).unwrap();
+    // In place, so that nothing else waits for the disk before.
+    writer.write_at(&sector_of(1), MIB).unwrap();
+    writer.write_at(&sector_of(2), 2 * MIB).unwrap();
+    writer.close().unwrap();
+    all_ends(&start, &recorder.ops(), 1, |left, end, kind| {
+        if bytes_but_headers(&left) != before {
+            let now = inspect(left).unwrap();
+            assert_ne!(now.data_write_guid, info.data_write_guid, "{end} ({kind})");
+            assert_ne!(now.file_write_guid, info.file_write_guid, "{end} ({kind})");
+        }
+    });
+}
+
+#[test]
+fn a_new_file_is_refused_until_it_is_whole() {
+    let (older, _) = disk_of(&params(), &[(0, sector_of(1).repeat(8192))]);
+    for start in [Arc::new(MemoryFile::new()), older] {
+        let recorder = Arc::new(Recorder::new(&start));
+        let mut writer = BulkWriter::create(Arc::clone(&recorder), &params()).unwrap();
+        writer.write(MIB, &sector_of(2).repeat(2048)).unwrap();
+        let done = writer.finish().unwrap();
+        all_ends(&start, &recorder.ops(), 1, |left, end, kind| {
+            let Ok(disk) = Disk::open(left) else { return };
+            let tag = if disk.info().data_write_guid == done.data_write_guid {
+                2
+            } else {
+                1
+            };
+            let mut bytes = vec![0; 512];
+            disk.read_at(&mut bytes, MIB).unwrap();
+            assert!(bytes == sector_of(tag), "{end} ({kind})");
+        });
     }
 }
