@@ -167,13 +167,9 @@ fn parse(
     }
     let missing = !seen.contains(&BAT) || !seen.contains(&METADATA);
     findings.report_if(missing, Rule::RegionMissing, at, count)?;
-    if findings.wants_all() {
-        let end = index(16 + u64::from(count) * 32);
-        let reserved = (12..16).chain(end..table.len());
-        if let Some(byte) = reserved.into_iter().find(|byte| table[*byte] != 0) {
-            findings.report(Rule::RegionReserved, at + byte as u64, table[byte])?;
-        }
-    }
+    // What lies behind the last entry may be anything.
+    let reserved = u32_at(table, 12);
+    findings.report_if(reserved != 0, Rule::RegionReserved, at + 12, reserved)?;
     listed.all = all.into_iter().map(|(region, _)| region).collect();
     Ok(listed)
 }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod chains;
 #[cfg(test)]
+mod checking;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod crash;

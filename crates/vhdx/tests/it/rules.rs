@@ -98,7 +98,7 @@ cases! {
         region_one_bad RegionOneBad base |_| TABLES[0], [], |f| poke(f, TABLES[0], b"x");
         region_copies RegionCopies base |_| TABLES[1], [], |f| edit_summed(f, TABLES[1], 64 << 10, |t| t[44] = 0);
         region_count RegionCount base |_| TABLES[0] + 8, [], |f| tables(f, |t| put(t, 8, &2048_u32.to_le_bytes()));
-        region_reserved RegionReserved base |_| TABLES[0] + 13, [], |f| tables(f, |t| t[13] = 1);
+        region_reserved RegionReserved base |_| TABLES[0] + 12, [], |f| tables(f, |t| t[12] = 1);
         region_duplicate RegionDuplicate base |_| TABLES[0] + 80, [], |f| tables(f, |t| {
             third_region(t, 0);
             put(t, 80, &BAT_GUID.to_bytes_le());
@@ -148,7 +148,7 @@ cases! {
         metadata_unknown MetadataUnknown base |_| entry(5, 0), [], |f| sixth_item(f, UNKNOWN, 4, (0, 0));
         metadata_optional MetadataOptional base |_| entry(5, 0), [], |f| sixth_item(f, UNKNOWN, 0, (0, 0));
         metadata_flags MetadataFlags base |_| entry(1, 24), [], |f| poke32(f, entry(1, 24), 4);
-        metadata_missing MetadataMissing base |_| METADATA, [], |f| { poke(f, METADATA + 10, &[4]); poke(f, entry(4, 0), &[0; 32]); };
+        metadata_missing MetadataMissing base |_| METADATA, [], |f| poke(f, METADATA + 10, &[4]);
         metadata_length MetadataLength base |_| entry(4, 20), [], |f| poke32(f, entry(4, 20), 8);
         incomplete Incomplete base |_| entry(5, 0), [], |f| sixth_item(f, uuid!("71CC85F0-1B69-4E28-9558-C3BF83AE75D3"), 4, (0, 0));
         block_size BlockSize base |_| ITEMS, [], |f| poke32(f, ITEMS, 3 << 20);

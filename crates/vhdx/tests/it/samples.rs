@@ -11,7 +11,7 @@ use crate::vhd_judges::export_by_runs;
 use vhdx::{Chain, DirectoryResolver, Disk, DiskKind, Format, Kind, ReadAt, Rule, inspect};
 
 /// Unpacks a sample; `None`, with a message, where the samples or the tool are absent.
-fn unpack(folder: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn unpack(folder: &Path, name: &str) -> Option<PathBuf> {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vhdx-samples");
     let samples = std::env::var_os("VHDX_SAMPLES").map_or(samples, PathBuf::from);
     if !samples.exists() {
