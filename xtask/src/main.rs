@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod run;
 mod test;
 mod tools;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask test [ARGUMENT]...      all tests; arguments go to the test runner
 cargo xtask check [--no-test]       everything CI looks at: format, lints, tests, documentation, Windows, demo
+cargo xtask fuzz [TARGET] [--cpu-minutes N]   the fuzz targets, 10 minutes of processor time each (see fuzz/README.md)
 cargo xtask bench vhdx [--gib N] [--runs N] [--dir DIR] [--json] [--write-docs]
                                     figures of crate vhdx against cp and qemu-img; --gib 0: a trial";
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         ["test", more @ ..] => test::test(more),
         ["check"] => check::check(true),
         ["check", "--no-test"] => check::check(false),
+        ["fuzz", more @ ..] => fuzz::fuzz(more),
         ["bench", more @ ..] => bench::bench(more),
         _ => {
             run::say(USAGE);
