@@ -11,7 +11,7 @@ mod stopping;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use ::vhdx::{DirectoryResolver, DiskFile, DiskWriter, Durability, Vhdx, WriteAt};
 use harness::{Cli, Done, tool};
@@ -106,6 +106,23 @@ impl Bench {
 
     /// Starts a verb, sends it a signal once it tells progress, and returns how it ended.
     fn signalled(&self, signal: &str, words: &[&str]) -> Done {
+        let (child, mut stderr) = self.started(words);
+        // Stopped, it gets the signal when it goes on; a kill comes at once.
+        send(signal, &child);
+        send("CONT", &child);
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Done {
+            words: words.join(" "),
+            code: output.status.code().unwrap_or(-1),
+            stdout: output.stdout,
+            stderr: text,
+        }
+    }
+
+    /// Starts a verb and stops it (SIGSTOP) once it tells progress; also returns its standard error.
+    fn started(&self, words: &[&str]) -> (Child, BufReader<ChildStderr>) {
         let words = self.words(words);
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         words.push("--progress");
@@ -117,22 +134,12 @@ impl Bench {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut stderr = String::new();
-        lines.read_line(&mut stderr).unwrap();
-        assert!(stderr.contains(" bytes"), "no progress: {stderr}");
-        let killed = Command::new("kill")
-            .args([format!("-{signal}"), child.id().to_string()])
-            .status();
-        assert!(killed.unwrap().success());
-        lines.read_to_string(&mut stderr).unwrap();
-        let output = child.wait_with_output().unwrap();
-        Done {
-            words: words.join(" "),
-            code: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr,
-        }
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.contains(" bytes"), "no progress: {line}");
+        send("STOP", &child);
+        (child, stderr)
     }
 
     /// Returns the names of all files in the folder that begin like this.
@@ -143,6 +150,14 @@ impl Bench {
             .filter(|name| name.starts_with(start))
             .collect()
     }
+}
+
+/// Sends a signal to a program that was started here.
+fn send(signal: &str, child: &Child) {
+    let killed = Command::new("kill")
+        .args([format!("-{signal}"), child.id().to_string()])
+        .status();
+    assert!(signal == "CONT" || killed.unwrap().success());
 }
 
 /// A disk and the plain image of what it is to read as.

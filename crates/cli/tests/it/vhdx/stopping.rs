@@ -1,9 +1,11 @@
-//! Ctrl-C in the middle of long work, and running it again.
+//! Work that ends in the middle: Ctrl-C, kills, writes that fail, and running it again.
 
-use harness::disk_hash;
+use std::process::Command;
 
-use super::Bench;
-use crate::MIB;
+use harness::{Done, disk_hash};
+
+use super::{Bench, send};
+use crate::{EXE, MIB};
 
 /// Enough data that the work is far from done when the first line of progress is read: copying into a new file.
 const MUCH: u64 = 256 * MIB;
@@ -95,4 +97,79 @@ fn a_stopped_compact_leaves_the_disk_whole_and_goes_on() {
     disk.judge(&disk.disk);
     let file_bytes = std::fs::metadata(&disk.disk).unwrap().len();
     assert!(file_bytes <= MUCH_IN_PLACE / 2 + 8 * MIB, "{file_bytes}");
+}
+
+#[test]
+fn two_programs_never_write_one_file() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 2 * MUCH_IN_PLACE, &["--block", "1MiB"]);
+    let child = bench.child("child.avhdx", &base);
+    child.write(0, MUCH_IN_PLACE, 1);
+    let (mut first, _) = bench.started(&["merge", "child.avhdx"]);
+    for words in [
+        vec!["merge", "child.avhdx"],
+        vec!["compact", "base.vhdx"],
+        vec!["repair", "child.avhdx"],
+        vec!["resize", "child.avhdx", "1GiB"],
+        vec!["set-parent", "child.avhdx", "base.vhdx"],
+    ] {
+        let done = bench.run(&words);
+        assert!(done.expect(6).stderr.contains("in use"), "{}", done.stderr);
+    }
+    send("CONT", &first);
+    assert!(first.wait().unwrap().success());
+    child.judge(&base.disk);
+}
+
+/// Runs a verb that cannot write beyond `limit` bytes of any file, as on a volume without room.
+fn limited(bench: &Bench, limit: u64, words: &[&str]) -> Done {
+    let words = bench.words(words);
+    let script = format!(
+        "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+        limit / 1024
+    );
+    let output = Command::new("bash")
+        .args(["-c", &script, EXE])
+        .args(&words)
+        .output()
+        .unwrap();
+    Done {
+        words: words.join(" "),
+        code: output.status.code().unwrap_or(-1),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn work_that_cannot_write_fails_and_can_be_done_again() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 128 * MIB, &["--block", "1MiB"]);
+    base.write(0, 4 * MIB, 1);
+    let child = bench.child("child.avhdx", &base);
+    child.write(2 * MIB, 30 * MIB, 2);
+    let reads_as = disk_hash(&child.disk);
+
+    for words in [
+        ["convert", "child.avhdx", "out.vhdx"],
+        ["export", "child.avhdx", "out.img"],
+    ] {
+        let done = limited(&bench, 16 * MIB, &words);
+        assert!(done.expect(1).stderr.contains("out."), "{}", done.stderr);
+        assert!(bench.names("out").is_empty() && bench.names(".out").is_empty());
+    }
+    let done = limited(&bench, 16 * MIB, &["merge", "child.avhdx"]);
+    assert!(
+        done.expect(1).stderr.contains("failed to write"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(
+        disk_hash(&child.disk),
+        reads_as,
+        "the child over the parent"
+    );
+    bench.run(&["check", "child.avhdx"]).expect(0);
+    bench.run(&["merge", "child.avhdx"]).expect(0);
+    child.judge(&base.disk);
 }
