@@ -1,21 +1,20 @@
 //! Configuration files: `Virtual Machines\<GUID>.vmcx` and `.vmrs`, `Snapshots\<GUID>.vmcx`.
 //!
-//! Written whenever a VM's settings change. What they hold is our own for now: one line that says so, then JSON.
-//! A backup that copies them and an import that reads them carry the whole definition.
+//! Written whenever a VM's settings change. A backup that copies them and an import that reads them carry the whole
+//! definition. Not here: what they hold (see `config_format`).
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::config_format;
 use crate::definition::Definition;
 use crate::disks::parse_path;
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
-use crate::state::{Checkpoint, CheckpointKind, RecoveryImportId, Vm, guid, save_bytes};
+use crate::state::{Checkpoint, CheckpointKind, RecoveryImportId, Vm, save_bytes};
 use crate::winpath::WinPath;
 use model::Timestamp;
 
-const MAGIC: &str = "reprise simulated virtual machine configuration 1\n";
-const STATE_MAGIC: &str = "reprise simulated runtime state 1\n";
 /// Larger than any configuration this host writes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -138,15 +137,15 @@ pub(crate) fn write_one(
     if let Some(folder) = local.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
-    let mut bytes = MAGIC.as_bytes().to_vec();
-    serde_json::to_writer_pretty(&mut bytes, content).map_err(|err| io(err.into()))?;
+    let unwritable = |err| Failure::failed(format!("'{path}' cannot be written: {err}"));
+    let bytes = config_format::encode(content).map_err(unwritable)?;
     if std::fs::read(&local).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
     save_bytes(&local, &bytes).map_err(io)?;
     if let Some(state) = with_state_file(path) {
-        let text = format!("{STATE_MAGIC}{}\n", guid(content.vm));
-        save_bytes(&engine.local(&state), text.as_bytes()).map_err(io)?;
+        let bytes = config_format::encode_state(content).map_err(unwritable)?;
+        save_bytes(&engine.local(&state), &bytes).map_err(io)?;
     }
     Ok(())
 }
@@ -173,12 +172,10 @@ pub(crate) fn read(engine: &Engine, path: &WinPath) -> Result<ConfigFile, Failur
         )));
     }
     let bytes = std::fs::read(&local).map_err(io)?;
-    let json = bytes.strip_prefix(MAGIC.as_bytes());
-    json.and_then(|json| serde_json::from_slice(json).ok())
-        .ok_or_else(|| {
-            Failure::new(
-                code::FAILED,
-                format!("'{path}' is no virtual machine configuration, or it is damaged"),
-            )
-        })
+    config_format::decode(&bytes).ok_or_else(|| {
+        Failure::new(
+            code::FAILED,
+            format!("'{path}' is no virtual machine configuration, or it is damaged"),
+        )
+    })
 }

@@ -12,6 +12,7 @@ mod children;
 mod cim;
 mod clock;
 mod config_files;
+mod config_format;
 pub mod ctl;
 mod definition;
 mod disks;

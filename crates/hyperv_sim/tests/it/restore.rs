@@ -357,3 +357,49 @@ async fn a_copy_beside_its_original_has_checkpoints_of_its_own() {
     assert_eq!(sim.files("*").await, before);
     assert_eq!(sim.checkpoints("a").await.len(), 2);
 }
+
+#[tokio::test]
+async fn a_configuration_can_be_read_by_its_keys() {
+    let sim = Sim::start().await;
+    for generation in [1, 2] {
+        let name = format!("web0{generation}");
+        let vm = sim.add_vm(&name, generation).await;
+        let own = format!(r"*\Virtual Machines\{}.*", vm.id);
+        let files = sim.files(&own).await;
+        let file = |ending| files.iter().find(|file| file.ends_with(ending)).unwrap();
+        let bytes = std::fs::read(sim.local(file(".vmcx")).await).unwrap();
+        let storage = vmcx::Storage::read(&bytes).unwrap();
+        let number = |path| storage.get(path).and_then(vmcx::Value::as_u64);
+        let text = |path| storage.get(path).and_then(vmcx::Value::as_str);
+        assert_eq!(text("/configuration/properties/name"), Some(name.as_str()));
+        assert_eq!(
+            text("/configuration/properties/global_id"),
+            Some(vm.id.as_str())
+        );
+        let subtype = number("/configuration/properties/subtype");
+        assert_eq!(subtype, Some(u64::from(generation) - 1));
+        assert!(number("/configuration/properties/version").unwrap() >= 0x0800);
+        let processors = number("/configuration/settings/processors/count");
+        assert_eq!(processors, Some(1));
+        let memory = number("/configuration/settings/memory/bank/size");
+        assert_eq!(memory, Some(1024));
+        let disks: Vec<_> = storage
+            .values()
+            .filter(|(path, _)| path.ends_with("/drive0/pathname"))
+            .map(|(_, value)| value.to_string())
+            .collect();
+        assert_eq!(disks, [format!(r"C:\VMs\{name}\disk.vhdx")]);
+        assert!(
+            storage
+                .values()
+                .any(|(path, _)| path.ends_with("_/MacAddress"))
+        );
+
+        let state = std::fs::read(sim.local(file(".vmrs")).await).unwrap();
+        let state = vmcx::Storage::read(&state).unwrap();
+        assert_eq!(
+            state.get("/configuration/properties/version"),
+            storage.get("/configuration/properties/version")
+        );
+    }
+}
