@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What a file holds.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Storage {
     /// A version the application gives its data.
     pub data_version: u32,
@@ -12,16 +12,16 @@ pub struct Storage {
 }
 
 /// A node: keys in the order in which they were added.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Node {
     /// The keys. Nothing in the format keeps two from having the same name.
     pub entries: Vec<Entry>,
-    /// The sequence number of change tracking, 0 where there is none.
+    /// The sequence number of change tracking, 0 where there is none. That of the root is not stored.
     pub change_sequence: u64,
 }
 
 /// A key with its value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
     /// The name, at most 254 bytes of UTF-8, without NUL.
     pub name: String,
@@ -48,8 +48,8 @@ impl Entry {
     }
 }
 
-/// A value.
-#[derive(Clone, Debug, PartialEq)]
+/// A value. Two are equal if they are of one type and stored alike: a NaN equals itself.
+#[derive(Clone, Debug)]
 pub enum Value {
     /// A signed integer.
     Int(i64),
@@ -66,6 +66,32 @@ pub enum Value {
     /// A node with keys of its own.
     Node(Node),
 }
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Int(one), Self::Int(two)) => one == two,
+            (Self::UInt(one), Self::UInt(two)) => one == two,
+            (Self::Double(one), Self::Double(two)) => one.to_bits() == two.to_bits(),
+            (Self::String(one), Self::String(two)) => one == two,
+            (Self::Bytes(one), Self::Bytes(two)) => one == two,
+            (Self::Bool(one), Self::Bool(two)) => one == two,
+            (Self::Node(one), Self::Node(two)) => one == two,
+            (
+                Self::Int(_)
+                | Self::UInt(_)
+                | Self::Double(_)
+                | Self::String(_)
+                | Self::Bytes(_)
+                | Self::Bool(_)
+                | Self::Node(_),
+                _,
+            ) => false,
+        }
+    }
+}
+
+impl Eq for Value {}
 
 impl Value {
     /// Returns the text, if it is one.

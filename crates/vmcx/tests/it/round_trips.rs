@@ -141,7 +141,7 @@ fn leaf() -> impl Strategy<Value = Value> {
     prop_oneof![
         any::<i64>().prop_map(Value::Int),
         any::<u64>().prop_map(Value::UInt),
-        any::<i32>().prop_map(|number| Value::Double(f64::from(number) / 7.0)),
+        any::<u64>().prop_map(|bits| Value::Double(f64::from_bits(bits))),
         any::<bool>().prop_map(Value::Bool),
         ".{0,40}".prop_map(Value::String),
         vec(any::<u8>(), 0..60).prop_map(Value::Bytes),
