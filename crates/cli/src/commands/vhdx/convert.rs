@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use vhdx::{
-    Chain, ConvertOptions, DEFAULT_BLOCK_BYTES, Disk, DiskKind, Error, FileInfo, Format, Params,
-    ReadAt,
+    ConvertOptions, DEFAULT_BLOCK_BYTES, DiskKind, Error, FileInfo, Format, Params, ReadAt,
 };
 
 use super::create::block_size;
 use super::files::{NewFile, in_file, len, open};
 use super::info::Info;
-use super::parents::ParentArgs;
+use super::parents::{Opened, ParentArgs, Seen};
 use super::progress::{Ctx, Tell};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -65,8 +64,8 @@ pub(super) fn run(ctx: &Ctx, args: &ConvertArgs) -> Result<Exit, Failure> {
         };
         of_image(ctx, &args.source, &image, &args.target, &params)?
     } else {
-        let chain = args.parents.open(&args.source)?.chain;
-        of_chain(ctx, &args.source, chain, &args.target, &args.shape)?
+        let opened = args.parents.open(&args.source)?;
+        of_chain(ctx, &args.source, opened, &args.target, &args.shape)?
     };
     ctx.out.show(&Info::new(&args.target, &made), Info::view)?;
     Ok(Exit::Ok)
@@ -107,10 +106,11 @@ impl ShapeArgs {
 pub(super) fn of_chain(
     ctx: &Ctx,
     source: &Path,
-    chain: Chain,
+    opened: Opened,
     target: &Path,
     shape: &ShapeArgs,
 ) -> Result<FileInfo, Failure> {
+    let (chain, seen) = opened.for_long_read(ctx);
     // Blocks of a child are small; those of the root are what the disk was made with.
     let root = chain.layers().last().map(|root| root.info());
     let root_block = root
@@ -130,18 +130,9 @@ pub(super) fn of_chain(
         },
         ..new
     };
-    of_disk(ctx, source, &disk, target, &params)
-}
-
-fn of_disk(
-    ctx: &Ctx,
-    source: &Path,
-    disk: &Disk,
-    target: &Path,
-    params: &Params,
-) -> Result<FileInfo, Failure> {
     make(ctx, source, target, |file, progress| {
-        vhdx::convert(disk, file, params, ConvertOptions::default(), progress)
+        let made = vhdx::convert(&disk, file, &params, ConvertOptions::default(), progress);
+        made.map(|made| (made, Some(seen)))
     })
 }
 
@@ -154,7 +145,8 @@ pub(super) fn of_image(
     params: &Params,
 ) -> Result<FileInfo, Failure> {
     make(ctx, source, target, |file, progress| {
-        vhdx::convert_raw(image, file, params, ConvertOptions::default(), progress)
+        let made = vhdx::convert_raw(image, file, params, ConvertOptions::default(), progress);
+        made.map(|made| (made, None))
     })
 }
 
@@ -163,19 +155,22 @@ fn make(
     ctx: &Ctx,
     source: &Path,
     target: &Path,
-    fill: impl FnOnce(File, &mut Tell<'_>) -> Result<FileInfo, Error>,
+    fill: impl FnOnce(File, &mut Tell<'_>) -> Result<(FileInfo, Option<Seen>), Error>,
 ) -> Result<FileInfo, Failure> {
     let new = NewFile::begin(target)?;
     let file = new.file()?;
     let mut progress = ctx.progress(format!("convert {}", source.display()));
     let made = fill(file, &mut |at| progress.at(at.bytes_done, at.bytes_total));
-    let made = made.map_err(|error| {
+    let (made, seen) = made.map_err(|error| {
         if matches!(error, Error::Cancelled) {
             return progress.stopped();
         }
         let of_target = matches!(error, Error::Write { .. } | Error::Parameters(_));
         in_file(if of_target { target } else { source }, error)
     })?;
+    if let Some(seen) = seen {
+        seen.is_unchanged()?;
+    }
     new.finish()?;
     Ok(made)
 }

@@ -8,7 +8,7 @@ use vhdx::{Disk, WriteAt};
 
 use super::copy::{PIECE_BYTES, each_piece, each_run_of_data, piece_len};
 use super::files::{NewFile, io_failed};
-use super::parents::ParentArgs;
+use super::parents::{ParentArgs, Seen};
 use super::progress::{Ctx, Progress};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -39,13 +39,15 @@ impl ExportArgs {
 /// Runs the verb.
 pub(super) fn run(ctx: &Ctx, args: &ExportArgs) -> Result<Exit, Failure> {
     let path = &args.file;
-    let disk = args.parents.open(path)?.chain.into_disk();
+    let (chain, seen) = args.parents.open(path)?.for_long_read(ctx);
+    let disk = chain.into_disk();
     let mut progress = ctx.progress(format!("export {}", path.display()));
     if args.is_to_stdout() {
         to_stream(path, &disk, &mut progress, &mut ctx.out.writer())?;
+        seen.is_unchanged()?;
         return Ok(Exit::Ok);
     }
-    let written = to_file(path, &disk, &mut progress, &args.out)?;
+    let written = to_file(path, &disk, &seen, &mut progress, &args.out)?;
     drop(progress);
     let value =
         serde_json::json!({ "path": args.out, "size_bytes": disk.size(), "data_bytes": written });
@@ -64,6 +66,7 @@ pub(super) fn run(ctx: &Ctx, args: &ExportArgs) -> Result<Exit, Failure> {
 fn to_file(
     path: &Path,
     disk: &Disk,
+    seen: &Seen,
     progress: &mut Progress<'_>,
     target: &Path,
 ) -> Result<u64, Failure> {
@@ -79,6 +82,7 @@ fn to_file(
         })
     })?;
     WriteAt::sync(&file).map_err(trouble)?;
+    seen.is_unchanged()?;
     new.finish()?;
     Ok(written)
 }

@@ -54,8 +54,8 @@ struct Merged {
 pub(super) fn run(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
     match &args.out {
         Some(target) => {
-            let chain = args.parents.open(&args.file)?.chain;
-            let made = of_chain(ctx, &args.file, chain, target, &args.shape)?;
+            let opened = args.parents.open(&args.file)?;
+            let made = of_chain(ctx, &args.file, opened, target, &args.shape)?;
             ctx.out.show(&Info::new(target, &made), Info::view)?;
             Ok(Exit::Ok)
         }

@@ -15,6 +15,7 @@ use vhdx::{
 };
 
 use super::files::{in_file, io_failed, open};
+use super::progress::Ctx;
 use crate::failure::Failure;
 
 /// Where parents may be.
@@ -38,6 +39,50 @@ pub(super) struct Checked {
     pub(super) report: CheckReport,
     pub(super) link: Vec<Finding>,
     pub(super) parent_candidates: Vec<PathBuf>,
+}
+
+/// What the files of a chain said when it was opened, to see whether somebody changed one meanwhile.
+#[derive(Debug)]
+pub(super) struct Seen {
+    files: Vec<(PathBuf, FileInfo)>,
+}
+
+impl Opened {
+    /// Takes the chain for a long read of it, which ends with [`Seen::is_unchanged`].
+    ///
+    /// Readers take no locks: on the hosts these files come from, others do not look at them.
+    pub(super) fn for_long_read(self, ctx: &Ctx) -> (Chain, Seen) {
+        let infos = self.chain.layers().iter().map(|file| file.info().clone());
+        let files: Vec<_> = self.paths.into_iter().zip(infos).collect();
+        for (path, info) in &files {
+            if info.unclean {
+                ctx.out.note(&format!(
+                    "{} was not closed cleanly, and its log is replayed in memory; if another program has it open, \
+                     what is read may be torn",
+                    path.display()
+                ));
+            }
+        }
+        (self.chain, Seen { files })
+    }
+}
+
+impl Seen {
+    /// Fails if one of the files was written to since. A writer gives a file a new id before anything else.
+    pub(super) fn is_unchanged(&self) -> Result<(), Failure> {
+        for (path, before) in &self.files {
+            let now = vhdx::inspect(open(path)?).map_err(|error| in_file(path, error))?;
+            let ids = |info: &FileInfo| (info.file_write_guid, info.data_write_guid);
+            if ids(&now) != ids(before) {
+                return Err(Failure::new(
+                    api::codes::CONFLICT,
+                    format!("{} was changed while it was read", path.display()),
+                )
+                .hint("run it again when nobody writes to the disk"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl ParentArgs {

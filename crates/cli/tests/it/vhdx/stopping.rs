@@ -1,5 +1,6 @@
 //! Work that ends in the middle: Ctrl-C, kills, writes that fail, and running it again.
 
+use std::io::Read;
 use std::process::Command;
 
 use harness::{Done, disk_hash};
@@ -119,6 +120,31 @@ fn two_programs_never_write_one_file() {
     send("CONT", &first);
     assert!(first.wait().unwrap().success());
     child.judge(&base.disk);
+}
+
+#[test]
+fn a_disk_that_changes_while_it_is_read_gives_no_torn_copy() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", MUCH_IN_PLACE, &[]);
+    base.write(0, MUCH_IN_PLACE, 1);
+    bench.child("child.avhdx", &base);
+    for words in [
+        ["export", "child.avhdx", "out.img"],
+        ["convert", "child.avhdx", "out.vhdx"],
+    ] {
+        let (reader, mut stderr) = bench.started(&words);
+        base.write(MUCH_IN_PLACE / 2, 512, 9);
+        send("CONT", &reader);
+        let output = reader.wait_with_output().unwrap();
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        assert_eq!(output.status.code(), Some(6), "{text}");
+        assert!(text.contains("was changed while"), "{text}");
+        assert!(bench.names("out").is_empty() && bench.names(".out").is_empty());
+        // Of a parent it was the last time: the child refuses it from now on.
+        std::fs::remove_file(bench.path("child.avhdx")).unwrap();
+        bench.child("child.avhdx", &base);
+    }
 }
 
 /// Runs a verb that cannot write beyond `limit` bytes of any file, as on a volume without room.
