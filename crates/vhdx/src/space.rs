@@ -34,10 +34,21 @@ impl SpaceMap {
     /// Takes `count` MiB from `first` on if all of them are free and below 256 TiB; else takes none and returns `false`.
     pub(crate) fn claim_free(&mut self, first: u64, count: u64) -> bool {
         let end = first.checked_add(count);
-        if end.is_none_or(|end| end > FILE_MIB_MAX) || !self.is_free(first, count) {
+        if end.is_none_or(|end| end > FILE_MIB_MAX) {
             return false;
         }
-        self.claim(first, count)
+        let bit = first % 64;
+        if count > 0 && bit + count <= 64 {
+            // A small block: one look at memory, which is what this costs where blocks lie in no order.
+            let mask = mask(bit, count);
+            let word = self.word(first);
+            let free = *word & mask == 0;
+            if free {
+                *word |= mask;
+            }
+            return free;
+        }
+        self.is_free(first, count) && self.claim(first, count)
     }
 
     fn is_free(&self, first: u64, count: u64) -> bool {

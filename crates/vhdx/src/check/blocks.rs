@@ -67,6 +67,9 @@ impl Work {
     }
 }
 
+/// Bits of sectors that all lie in this file: as many as the smallest block has.
+const ONES: [u8; 32] = [0xFF; 32];
+
 /// Blocks without a place in the file.
 #[derive(Default)]
 struct Holes {
@@ -117,7 +120,10 @@ impl Blocks<'_> {
         };
         *count += run.count;
         if entry.state == State::PartiallyPresent {
-            self.partial.push((block, run.count));
+            match self.partial.last_mut() {
+                Some((first, count)) if *first + *count == block => *count += run.count,
+                Some(_) | None => self.partial.push((block, run.count)),
+            }
         }
         if entry.place > 0 {
             self.figures.allocated_bytes += run.count * self.geometry.block_len();
@@ -140,7 +146,9 @@ impl Blocks<'_> {
             for (block, bits) in (first..).zip(bits.chunks_exact(index(block_bytes))) {
                 let used = self.geometry.used_of_block(block) >> self.geometry.sector_shift();
                 let (whole, rest) = (index(used / 8), used % 8);
-                let full = bits[..whole].iter().all(|byte| *byte == 0xFF)
+                let full = bits[..whole]
+                    .chunks(ONES.len())
+                    .all(|part| *part == ONES[..part.len()])
                     && (rest == 0 || u64::from(bits[whole].trailing_ones()) >= rest);
                 let at = at + (block - first) * block_bytes;
                 self.findings.report_if(full, Rule::BitmapFull, at, block)?;
