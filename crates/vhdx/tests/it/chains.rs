@@ -16,7 +16,7 @@ pub(crate) struct Shelf(pub(crate) Vec<(String, Arc<MemoryFile>)>);
 
 impl ParentResolver for Shelf {
     fn locate(&self, _child: &str, locator: &ParentLocator) -> Vec<String> {
-        let path = locator.relative_path.clone().unwrap();
+        let path = locator.relative_path.clone().unwrap_or_default();
         vec![path.replace(r".\", "old/"), path.replace(r".\", "")]
     }
 

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::power::Chance;
+use crate::chains::{Shelf, child_of};
+use crate::power::{Chance, Recorder};
 use crate::refusals::{
     BAT, HEADERS, ITEMS, LOG, METADATA, Make, TABLES, base, child, edit_summed, large, poke,
     unclean,
 };
-use crate::support::{MIB, rounds};
-use vhdx::{Chain, DiskWriter, Durability, MemoryFile, Rule, Severity, Vhdx, check};
+use crate::support::{MIB, disk_of, rounds};
+use vhdx::{
+    Chain, DiskWriter, Durability, Kind, MemoryFile, Params, Rule, Severity, Vhdx, check,
+    check_chain, repair,
+};
 
 /// Checks a file that was opened or refused: an error is found exactly where opening refuses, the rule it names among
 /// them. (That the file is not changed is a matter of types: a `ReadAt` cannot be written.)
@@ -30,6 +34,92 @@ fn judged_alike(file: &Arc<MemoryFile>, refusal: Option<&vhdx::Error>) {
         None => assert_eq!(errors, 0, "{report:?}"),
     }
     assert!(report.findings.len() <= 1000 * Rule::ALL.len());
+}
+
+/// Repairs a copy: what opening accepts is mended and reads as before, what it refuses is refused and not written.
+#[track_caller]
+fn repaired_or_untouched(file: &MemoryFile, refusal: Option<&vhdx::Error>) {
+    let recorder = Arc::new(Recorder::new(file));
+    let repaired = repair(Arc::clone(&recorder), Durability::ProcessKill);
+    match (repaired, refusal) {
+        (Ok(report), None) => {
+            let (before, after) = (
+                report.before.info.unwrap(),
+                report.after.info.clone().unwrap(),
+            );
+            assert_eq!(before.data_write_guid, after.data_write_guid);
+            assert_eq!(
+                (before.size, before.parent),
+                (after.size, after.parent.clone())
+            );
+            assert_eq!(report.before.figures.blocks, report.after.figures.blocks);
+            assert!(!after.unclean);
+            for rule in [Rule::HeaderOneBad, Rule::HeaderTwins, Rule::HeaderOtherLog] {
+                assert_eq!(report.after.count(rule), 0);
+            }
+            for rule in [Rule::RegionOneBad, Rule::RegionCopies] {
+                assert_eq!(report.after.count(rule), 0);
+            }
+        }
+        // Without a log, or with headers counted to the end, nothing can be changed.
+        (Err(err), None) => {
+            let stuck = err.kind() == Kind::Refused || err.rule() == Some(Rule::LogPlace);
+            assert!(stuck, "{err}");
+        }
+        (Err(err), Some(refusal)) => {
+            assert!(recorder.count() == 0, "{err}: was written");
+            assert!(err.rule().is_some(), "{refusal}");
+        }
+        (Ok(_), Some(refusal)) => panic!("{refusal}: was repaired"),
+    }
+}
+
+/// Damages one of two files of a chain: checking finds an error exactly where opening refuses.
+#[test]
+fn damaged_chains_are_judged_as_they_are_opened() {
+    let (parent, info) = disk_of(
+        &Params {
+            block_bytes: 1 << 20,
+            ..Params::dynamic(4 * MIB)
+        },
+        &[],
+    );
+    let (leaf, _) = child_of(&info, "parent.vhdx");
+    let mut chance = Chance(23 + u64::from(rounds(0)));
+    let mut refused = 0;
+    for round in 0..rounds(600) {
+        let files = [leaf.duplicate(), parent.duplicate()];
+        let file = &files[usize::try_from(round % 2).unwrap()];
+        let areas = [
+            (HEADERS[0], 80),
+            (HEADERS[1], 80),
+            (METADATA, 256),
+            (ITEMS, 400),
+        ];
+        let (start, len) = areas[usize::try_from(chance.next(4)).unwrap()];
+        poke(
+            file,
+            start + chance.next(len),
+            &[u8::try_from(chance.next(256)).unwrap()],
+        );
+        if chance.next(4) > 0 {
+            HEADERS
+                .iter()
+                .for_each(|at| edit_summed(file, *at, 4096, |_| ()));
+        }
+        let [leaf, parent] = files.map(Arc::new);
+        let shelf = Shelf(vec![("parent.vhdx".into(), parent)]);
+        let opened = Chain::open(Arc::clone(&leaf), "leaf", &shelf);
+        refused += u32::from(opened.is_err());
+        match check_chain(leaf, "leaf", &shelf) {
+            Ok(report) => {
+                let has_errors = report.worst() == Some(Severity::Error);
+                assert_eq!(has_errors, opened.is_err(), "{opened:?} {report:?}");
+            }
+            Err(err) => assert_eq!(err.rule(), opened.unwrap_err().rule()),
+        }
+    }
+    assert!(refused > rounds(600) / 10, "{refused} refused");
 }
 
 /// Flips bytes of every structure that is read, keeping checksums right half of the time: no panic, no endless work, and
@@ -75,6 +165,9 @@ fn random_damage_is_refused_or_read_but_never_a_panic() {
         let file = Arc::new(file);
         let opened_as = Vhdx::open(Arc::clone(&file));
         judged_alike(&file, opened_as.as_ref().err());
+        if round % 8 == 5 {
+            repaired_or_untouched(&file, opened_as.as_ref().err());
+        }
         let Ok(layer) = opened_as else {
             refused += 1;
             continue;
