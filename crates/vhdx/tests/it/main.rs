@@ -15,7 +15,19 @@ mod damage;
 #[cfg(test)]
 mod judges;
 #[cfg(test)]
+mod judges_docs;
+#[cfg(test)]
 mod judges_in_place;
+#[cfg(test)]
+mod judges_made;
+#[cfg(test)]
+mod judges_matrix;
+#[cfg(test)]
+mod judges_model;
+#[cfg(test)]
+mod judges_qemu;
+#[cfg(test)]
+mod judges_tools;
 #[cfg(test)]
 mod merging;
 #[cfg(test)]
