@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::findings::Findings;
 use crate::format::header::Header;
 use crate::format::log::{Change, Log, rebuild_page};
-use crate::format::{PAGE, PAGE_BYTES, index};
+use crate::format::{PAGE, PAGE_BYTES, Page, index};
 use crate::io::ReadAt;
 
 /// Where bytes of a file lie once its log is laid over it.
@@ -23,6 +23,14 @@ pub(crate) enum Stored {
     Log,
     /// Nowhere: the log says that they are zeros, or they lie beyond the end of the file.
     Zero,
+}
+
+/// Part of what the log makes of a file.
+pub(crate) enum Replayed<'a> {
+    /// A range that becomes zeros.
+    Zeros { start: u64, end: u64 },
+    /// A page that gets new content.
+    Page { at: u64, page: &'a Page },
 }
 
 /// A file read through its log.
@@ -48,6 +56,15 @@ struct LoggedPage {
     leading: [u8; 8],
     trailing: [u8; 4],
     sector: u64,
+}
+
+impl LoggedPage {
+    fn read(&self, file: &dyn ReadAt) -> std::io::Result<Page> {
+        let mut page = [0; PAGE_BYTES];
+        file.read_exact_at(&mut page, self.sector)?;
+        rebuild_page(&mut page, self.leading, self.trailing);
+        Ok(page)
+    }
 }
 
 impl Backing {
@@ -109,6 +126,29 @@ impl Backing {
     /// Returns how many log entries were replayed in memory.
     pub(crate) fn replayed_entries(&self) -> u64 {
         self.overlay.as_ref().map_or(0, |overlay| overlay.entries)
+    }
+
+    /// Passes on what replaying in place has to write: ranges of zeros, none of them twice, then the pages over them.
+    pub(crate) fn replay(
+        &self,
+        mut write: impl FnMut(Replayed<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(overlay) = &self.overlay else {
+            return Ok(());
+        };
+        for (&start, &end) in &overlay.zeros {
+            write(Replayed::Zeros { start, end })?;
+        }
+        for (&at, logged) in &overlay.pages {
+            let read = logged.read(&*self.file);
+            let page = read.map_err(|source| Error::Read {
+                what: "the log",
+                at: logged.sector,
+                source,
+            })?;
+            write(Replayed::Page { at, page: &page })?;
+        }
+        Ok(())
     }
 
     /// Fills `buf` from `offset`. Without an overlay this is one read of the file.
@@ -226,9 +266,7 @@ impl Overlay {
             buf[index(start.max(offset) - offset)..index(stop.min(end) - offset)].fill(0);
         }
         for (&at, logged) in self.pages.range(offset.saturating_sub(PAGE - 1)..end) {
-            let mut page = [0; PAGE_BYTES];
-            file.read_exact_at(&mut page, logged.sector)?;
-            rebuild_page(&mut page, logged.leading, logged.trailing);
+            let page = logged.read(file)?;
             let (from, to) = (at.max(offset), (at + PAGE).min(end));
             buf[index(from - offset)..index(to - offset)]
                 .copy_from_slice(&page[index(from - at)..index(to - at)]);

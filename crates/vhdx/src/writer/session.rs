@@ -13,18 +13,21 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Durability;
-use crate::backing::Backing;
+use crate::backing::{Backing, Replayed};
 use crate::error::{Error, Rule};
 use crate::findings::Findings;
 use crate::format::header::{self, CurrentHeader, HEADER_AT, Header};
-use crate::format::log::{Change, EntryHead, Log, encode, entry_len, rebuild_page};
+use crate::format::log::{EntryHead, encode, entry_len};
 use crate::format::region::Region;
-use crate::format::{MIB, PAGE_BYTES, Page, index};
+use crate::format::{MIB, Page, index};
 use crate::io::{ReadAt, WriteAt};
 use crate::layer::{Structures, Vhdx};
 
 /// Pages in one entry at most: two such entries fit the smallest log, of 1 MiB.
 pub(super) const COMMIT_PAGES: usize = 120;
+
+/// A header with a higher number is not succeeded by others: no writer that counts gets there.
+const SEQUENCE_MAX: u64 = u64::MAX / 2;
 
 /// Zeros written at a time.
 const ZEROS_BYTES: u64 = MIB;
@@ -80,6 +83,11 @@ impl Session {
                 log.length,
             ));
         }
+        if header.sequence > SEQUENCE_MAX {
+            return Err(Error::Parameters(
+                "the sequence number of the header can hardly grow: convert the disk instead of changing it",
+            ));
+        }
         let mut session = Self {
             file,
             durability,
@@ -107,36 +115,19 @@ impl Session {
         Ok((session, structures))
     }
 
-    /// Applies the active log entries to the file. Stopped half-way, it is simply done again.
+    /// Brings what the active log entries make of the file into it, each byte once: entries may change one again and again.
+    /// Stopped half-way, it is simply done again.
     fn replay(&mut self) -> Result<(), Error> {
-        let file = Arc::clone(&self.file);
-        let log = Log::new(&file, &self.header, &mut Findings::FirstError)?;
-        let active = log.active(self.file_len, &mut Findings::FirstError)?;
+        let had = self.file_len;
+        let findings = &mut Findings::FirstError;
+        let backing = Backing::open(self.file(), had, &self.header, findings)?;
         self.begin(false)?;
-        log.changes(&active, |change| match change {
-            Change::Page {
-                at,
-                leading,
-                trailing,
-                sector,
-            } => {
-                let mut page = [0; PAGE_BYTES];
-                let read = file.read_exact_at(&mut page, sector);
-                read.map_err(|source| Error::Read {
-                    what: "the log",
-                    at: sector,
-                    source,
-                })?;
-                rebuild_page(&mut page, leading, trailing);
-                self.write(&page, at, "a replayed page")
-            }
-            Change::Zero { at, len } => {
-                let in_file = len.min(self.file_len.saturating_sub(at));
-                self.zero(at, in_file)?;
-                self.grow(at + len)
-            }
+        backing.replay(|part| match part {
+            // What the file gains reads as zeros without being written.
+            Replayed::Zeros { start, end } => self.zero(start, end.min(had).saturating_sub(start)),
+            Replayed::Page { at, page } => self.write(page, at, "a replayed page"),
         })?;
-        self.grow(active.last_file_offset())?;
+        self.grow(backing.len())?;
         self.header.log_guid = Uuid::nil();
         self.put_header()?;
         self.put_header()
