@@ -324,6 +324,12 @@ pub(super) fn shapes() -> Vec<(String, Image)> {
                 ..base()
             },
         ),
+        shape("the last of all numbers", Image { edits: vec![twin(HEADER, 8, &[0xFF; 8])], ..base() }),
+        shape("the last of all numbers, unclean", Image { edits: vec![twin(HEADER, 8, &[0xFF; 8])], ..unclean() }),
+        shape("zeros again and again", Image {
+            log: vec![log_of(vec![zeros(BAT, 0, 1), page(BAT, 0, 0), zeros(BAT, 0, 1), page(17, 0, 3), zeros(16, 0, 512), page(17, 1, 4), zeros(16, 0, 512)])],
+            ..base()
+        }),
         shape(
             "raw",
             Image {
