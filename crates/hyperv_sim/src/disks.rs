@@ -6,7 +6,7 @@
 use std::fs::{File, TryLockError};
 use std::sync::Arc;
 
-use vhdx::{DiskWriter, Durability, FileInfo, ParentLocator, Vhdx};
+use vhdx::{DiskWriter, Durability, FileInfo, Format, ParentLocator, Vhdx};
 
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
@@ -62,6 +62,9 @@ pub(crate) fn open_file(engine: &Engine, path: &WinPath, hold: Hold) -> Result<A
 pub(crate) fn open_link(engine: &Engine, path: &WinPath, hold: Hold) -> Result<Link, Failure> {
     let file = open_file(engine, path, hold)?;
     let info = vhdx::inspect(Arc::clone(&file)).map_err(|err| Failure::vhdx(path, &err))?;
+    if info.format != Format::Vhdx {
+        return Err(Failure::vhdx(path, &vhdx::Error::VhdUnchangeable));
+    }
     Ok(Link {
         path: path.clone(),
         file,

@@ -11,6 +11,7 @@ use model::{
 };
 use pipeline::{BackupSession as Pipeline, Plan};
 use store::SessionKeys;
+use vhdx::Format;
 
 use super::checkpoint::Frozen;
 use super::{Backup, reasons_text};
@@ -264,6 +265,11 @@ fn read_all(
             .open_chain(&planned.disk.path)
             .map_err(chain_error)?
             .into_disk();
+        // The host's word was asked before; a restore would make a VHDX of it whatever its name says.
+        if disk.info().format != Format::Vhdx {
+            return Err(JobError::failed("disk-format", format!("disk {} is not in VHDX format", planned.disk.path))
+                .hint("convert it to VHDX on the host (Convert-VHD), or exclude it with `reprise vm exclude`"));
+        }
         let allocated = disk
             .allocated_bytes()
             .map_err(|error| JobError::failed("disk-unreadable", error.to_string()))?;

@@ -194,6 +194,15 @@ fn copy_disk(engine: &Engine, disk: &DiskAdd) -> Result<WinPath, CtlError> {
             format!("{shown} is no VHDX file this host can use ({err}); make one with `reprise vhdx convert`"),
         )
     })?;
+    if info.format != vhdx::Format::Vhdx {
+        return Err(CtlError::new(
+            CtlErrorKind::Usage,
+            format!(
+                "{shown} is a {} file, and this host's disks are VHDX; make one with `reprise vhdx convert`",
+                info.format
+            ),
+        ));
+    }
     if info.parent.is_some() {
         return Err(CtlError::new(
             CtlErrorKind::Usage,

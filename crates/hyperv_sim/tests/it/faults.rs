@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 
-use hyperv_sim::ctl::{Command, CtlErrorKind, DiskSelector, FaultRule, GuestContent, PowerAction};
+use hyperv_sim::ctl::{
+    Command, CtlErrorKind, DiskAdd, DiskSelector, FaultRule, GuestContent, PowerAction, VmAdd,
+};
 use hyperv_sim::{Credentials, RunOptions};
 use wsman::{Header, Operation, Properties, Reply, Request, Subcode, uri};
 
@@ -277,11 +279,11 @@ async fn bad_input_is_answered_with_what_is_wrong() {
     );
     let not_a_disk = sim.dir.path().join("raw.img");
     std::fs::write(&not_a_disk, vec![0; 1 << 20]).unwrap();
-    let add = hyperv_sim::ctl::VmAdd {
+    let add = VmAdd {
         name: "x".into(),
         generation: 2,
         version: None,
-        disks: vec![hyperv_sim::ctl::DiskAdd {
+        disks: vec![DiskAdd {
             path: r"C:\x.vhdx".into(),
             file: not_a_disk,
         }],
@@ -339,4 +341,47 @@ async fn many_clients_may_wait_at_once() {
             .count()
     });
     assert_eq!(answered.await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn a_vhd_is_no_disk_of_this_host() {
+    let sim = Sim::start().await;
+    let file = sim.dir.path().join("old.vhd");
+    let mut footer = [0_u8; 512];
+    footer[..8].copy_from_slice(b"conectix");
+    footer[13] = 1;
+    footer[48..56].copy_from_slice(&MIB.to_be_bytes());
+    footer[63] = 2;
+    let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+    footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+    let mut bytes = vec![0; usize::try_from(MIB).unwrap()];
+    bytes.extend(footer);
+    std::fs::write(&file, &bytes).unwrap();
+    let add = VmAdd {
+        name: "old".into(),
+        generation: 1,
+        version: None,
+        disks: vec![DiskAdd {
+            path: r"C:\VMs\old\disk.vhd".into(),
+            file,
+        }],
+        nics: vec![],
+    };
+    let refused = sim.try_ctl(Command::VmAdd(add)).await.unwrap_err();
+    assert!(refused.message.contains("is a VHD file"), "{refused}");
+    assert!(
+        refused.message.contains("reprise vhdx convert"),
+        "{refused}"
+    );
+
+    // Nor is one that lies on its volumes already.
+    let vm = sim.add_vm("a", 1).await;
+    let disk = sim.local(r"C:\VMs\a\disk.vhdx").await;
+    std::fs::write(&disk, &bytes).unwrap();
+    let on = Command::Power {
+        vm: vm.id,
+        action: PowerAction::On,
+    };
+    let refused = sim.try_ctl(on).await.unwrap_err();
+    assert!(refused.message.contains("first generation"), "{refused}");
 }
