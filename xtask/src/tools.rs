@@ -11,13 +11,15 @@ use anyhow::bail;
 use crate::run::{run, say, works};
 
 /// A program and the Debian package it is in.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 9] = [
     ("qemu-img", "qemu-utils"),
+    ("qemu-io", "qemu-utils"),
     ("mke2fs", "e2fsprogs"),
     ("ntfscp", "ntfs-3g"),
     ("mkntfs", "ntfs-3g"),
     ("7zz", "7zip"),
     ("vhdiinfo", "libvhdi-utils"),
+    ("vhdimount", "libvhdi-utils"),
     ("strace", "strace"),
 ];
 

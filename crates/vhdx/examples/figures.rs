@@ -8,11 +8,12 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Instant;
 
 use vhdx::{
-    BulkWriter, Disk, DiskWriter, Durability, ExtentKind, MergedIdentity, Params, ParentLink,
-    ReadAt, Vhdx, WriteAt, create_differencing, merge,
+    BulkWriter, Chain, ConvertOptions, DirectoryResolver, Disk, DiskWriter, Durability, ExtentKind,
+    MergedIdentity, Params, ParentLink, ReadAt, Vhdx, WriteAt, convert, create_differencing, merge,
 };
 
 type Done = Result<u64, Box<dyn Error>>;
@@ -26,6 +27,7 @@ figures random FILE COUNT BYTES STEP THREADS read BYTES at COUNT places STEP apa
 figures empty FILE BYTES                     make an empty dynamic disk
 figures child PARENT FILE RUN GAP            make a child with RUN bytes written, GAP bytes not, and so on
 figures merge CHILD PARENT                   merge
+figures convert FOLDER LEAF FILE             copy a disk and its parents, if it has any, into one new dynamic disk
 figures full-table FILE BYTES BLOCK          make a disk whose table is full, with no data; smaller where it does not fit
 figures open FILE                            open a disk and read its last sector";
 
@@ -51,6 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["empty", file, bytes] => empty(file, bytes.parse()?),
         ["child", parent, file, run, gap] => child(parent, file, run.parse()?, gap.parse()?),
         ["merge", child, parent] => merge_files(child, parent),
+        ["convert", folder, leaf, file] => convert_chain(folder, leaf, file),
         ["full-table", file, bytes, block] => full_table(file, bytes.parse()?, block.parse()?),
         ["open", file] => open(file),
         _ => Err(USAGE.into()),
@@ -202,12 +205,14 @@ fn empty(path: &str, bytes: u64) -> Done {
     Ok(bytes)
 }
 
-fn child(parent: &str, path: &str, run: u64, gap: u64) -> Done {
-    let parent = Vhdx::open(File::open(parent)?)?;
+fn child(parent_path: &str, path: &str, run: u64, gap: u64) -> Done {
+    let parent = Vhdx::open(File::open(parent_path)?)?;
     let info = parent.info();
+    let name = Path::new(parent_path).file_name();
+    let name = name.and_then(|name| name.to_str()).ok_or("a file name")?;
     let link = ParentLink {
         data_write_guid: info.data_write_guid,
-        relative_path: Some(r".\parent.vhdx".to_owned()),
+        relative_path: Some(format!(r".\{name}")),
         volume_path: None,
         absolute_path: None,
     };
@@ -242,6 +247,20 @@ fn merge_files(child: &str, parent: &str) -> Done {
         &mut |_| ControlFlow::Continue(()),
     )?;
     Ok(held)
+}
+
+fn convert_chain(folder: &str, leaf: &str, path: &str) -> Done {
+    let file = File::open(Path::new(folder).join(leaf))?;
+    let source = Chain::open(file, leaf, &DirectoryResolver::new(folder))?.into_disk();
+    let params = Params::dynamic(source.size());
+    convert(
+        &source,
+        create(path)?,
+        &params,
+        ConvertOptions::default(),
+        &mut |_| ControlFlow::Continue(()),
+    )?;
+    Ok(source.size())
 }
 
 fn full_table(path: &str, bytes: u64, block_bytes: u32) -> Done {
