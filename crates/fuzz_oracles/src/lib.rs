@@ -23,6 +23,8 @@ mod vhdx_chain;
 mod vhdx_log_replay;
 mod vhdx_open_read;
 mod vhdx_write;
+mod vmcx_image;
+mod vmcx_read;
 mod wire;
 
 const MIB: u64 = 1 << 20;
@@ -87,6 +89,13 @@ pub const TARGETS: &[Target] = &[
         describe: describe::<vhd_image::VhdLinks>,
         kept: include_bytes!("../kept/vhd_open_read"),
         seeds: seeds::vhd_open_read,
+    },
+    Target {
+        name: "vmcx_read",
+        run: vmcx_read::run,
+        describe: describe::<vmcx_image::VmcxImage>,
+        kept: include_bytes!("../kept/vmcx_read"),
+        seeds: seeds::vmcx_read,
     },
 ];
 

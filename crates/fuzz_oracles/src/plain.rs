@@ -4,6 +4,7 @@
 
 mod vhd;
 mod vhdx;
+pub(crate) mod vmcx;
 
 use crate::index;
 use crate::sparse::SparseFile;

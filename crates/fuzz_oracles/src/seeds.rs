@@ -2,6 +2,7 @@
 
 mod vhd;
 mod vhdx;
+mod vmcx;
 
 use crate::Seed;
 use crate::image::Image;
@@ -145,13 +146,18 @@ pub(crate) fn vhd_open_read() -> Vec<Seed> {
     )
 }
 
+pub(crate) fn vmcx_read() -> Vec<Seed> {
+    let images = vmcx::images().into_iter();
+    seeds(images.map(|(_, name, image)| (name.to_owned(), image)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Debug;
 
     use ::vhdx::{DiskFile, Rule, Severity, Vhdx};
 
-    use super::{broken, chains, images, shapes, vhd};
+    use super::{broken, chains, images, shapes, vhd, vmcx};
     use crate::Seed;
     use crate::image::Image;
     use crate::vhdx_chain::Links;
@@ -206,6 +212,16 @@ mod tests {
             let refusal = DiskFile::open(image.build()).err();
             let found = refusal.as_ref().and_then(::vhdx::Error::rule);
             assert_eq!(found, Some(rule), "{case}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn storages_are_accepted_or_refused_by_the_name_of_the_rule() {
+        for (rule, case, image) in vmcx::images() {
+            let refusal = ::vmcx::Storage::read(&image.build()).err();
+            let found = refusal.as_ref().and_then(::vmcx::Error::rule);
+            let spoiled = rule.is_none() && !image.edits.is_empty();
+            assert!(spoiled || found == rule, "{case}: {refusal:?}");
         }
     }
 
