@@ -40,6 +40,17 @@ pub(crate) struct Backing {
     overlay: Option<Overlay>,
 }
 
+/// What replaying a log does to a file.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct ReplayFigures {
+    /// Entries of the log.
+    pub(crate) entries: u64,
+    /// Pages that get new content.
+    pub(crate) pages: u64,
+    /// Bytes that become zeros.
+    pub(crate) zeroed_bytes: u64,
+}
+
 #[derive(Default)]
 struct Overlay {
     /// Entries of the log that were laid over the file.
@@ -123,9 +134,15 @@ impl Backing {
         }
     }
 
-    /// Returns how many log entries were replayed in memory.
-    pub(crate) fn replayed_entries(&self) -> u64 {
-        self.overlay.as_ref().map_or(0, |overlay| overlay.entries)
+    /// Returns what replaying the log does to the file; nothing where it is not in use.
+    pub(crate) fn replay_figures(&self) -> ReplayFigures {
+        self.overlay
+            .as_ref()
+            .map_or_else(ReplayFigures::default, |overlay| ReplayFigures {
+                entries: overlay.entries,
+                pages: overlay.pages.len() as u64,
+                zeroed_bytes: overlay.zeros.iter().map(|(start, end)| end - start).sum(),
+            })
     }
 
     /// Passes on what replaying in place has to write: ranges of zeros, none of them twice, then the pages over them.

@@ -48,6 +48,12 @@ pub struct Figures {
     pub file_bytes: u64,
     /// Entries of the log that every reader must replay.
     pub log_entries: u64,
+    /// Pages of 4 KiB that replaying the log gives new content.
+    pub log_pages: u64,
+    /// Bytes that replaying the log makes zeros.
+    pub log_zeroed_bytes: u64,
+    /// Length of the file in bytes once its log is replayed.
+    pub replayed_file_bytes: u64,
     /// Blocks by their state.
     pub blocks: BlockFigures,
     /// Sector bitmap blocks in the file.
@@ -164,7 +170,11 @@ impl Work {
         let Some(backing) = findings.go_on(backing)? else {
             return Ok(None);
         };
-        self.figures.log_entries = backing.replayed_entries();
+        let replay = backing.replay_figures();
+        self.figures.log_entries = replay.entries;
+        self.figures.log_pages = replay.pages;
+        self.figures.log_zeroed_bytes = replay.zeroed_bytes;
+        self.figures.replayed_file_bytes = backing.len();
         self.check_structures(&backing, &current)
     }
 

@@ -4,7 +4,8 @@ use std::fs::File;
 
 use crate::samples::unpack;
 use crate::support::{have, run, text};
-use vhdx::{CheckReport, Rule, Severity, check};
+use crate::vhd;
+use vhdx::{CheckReport, MemoryFile, Rule, Severity, check};
 
 /// Returns the codes of what was found, with how often.
 fn codes(report: &CheckReport) -> String {
@@ -72,4 +73,22 @@ fn files_of_qemu_are_as_they_are_known() {
             .retain(|(rule, _)| rule.severity() > Severity::Note);
         assert_eq!(codes(&found), expected, "{options}: {report:?}");
     }
+}
+
+#[test]
+fn of_a_vhd_the_first_error_is_told() {
+    for (rule, case, make, spoil) in vhd::CASES {
+        let mut bytes = make();
+        assert_eq!(codes(&checked(&bytes).unwrap()), "");
+        spoil(&mut bytes);
+        match checked(&bytes) {
+            Ok(report) => assert_eq!(report.count(*rule), 1, "{case}: {report:?}"),
+            // What has no signature is taken for a damaged VHDX.
+            Err(err) => assert_eq!(err.kind(), vhdx::Kind::Corrupt, "{case}: {err}"),
+        }
+    }
+}
+
+fn checked(bytes: &[u8]) -> Result<CheckReport, vhdx::Error> {
+    check(MemoryFile::from_bytes(bytes))
 }

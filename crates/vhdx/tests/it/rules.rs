@@ -420,7 +420,10 @@ fn nothing_is_found_in_what_we_write() {
         (1, 1)
     );
     assert_eq!(figures.allocated_bytes, 3 * MIB);
-    assert_eq!(check(unclean()).unwrap().figures.log_entries, 1);
+    let figures = check(unclean()).unwrap().figures;
+    assert_eq!((figures.log_entries, figures.log_pages), (1, 1));
+    assert_eq!(figures.log_zeroed_bytes, 0);
+    assert_eq!(figures.replayed_file_bytes, figures.file_bytes);
 }
 
 /// Two files made alike differ in their ids.

@@ -421,10 +421,10 @@ fn entry_of(bytes: &[u8], block: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-type Case = (Rule, &'static str, fn() -> Vec<u8>, fn(&mut Vec<u8>));
+pub(crate) type Case = (Rule, &'static str, fn() -> Vec<u8>, fn(&mut Vec<u8>));
 
 #[rustfmt::skip]
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     (Rule::VhdFooter, "no signature", fixed, |b| { let at = b.len() - 512; b[at] = b'C'; }),
     (Rule::VhdFooter, "empty", fixed, Vec::clear),
     (Rule::VhdFooter, "shorter than a footer", fixed, |b| b.truncate(510)),
