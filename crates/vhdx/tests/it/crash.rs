@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use crate::power::{Chance, Op, Recorder, all_ends};
+use crate::power::{Chance, Op, Recorder, all_ends, settled};
 use crate::support::{MIB, disk_of, link, rounds, sound};
 use vhdx::{
     BulkWriter, Chain, Disk, DiskWriter, Durability, MemoryFile, Params, ReadAt, Vhdx, WriteAt,
@@ -299,7 +299,9 @@ fn nothing_changes_under_an_old_identity() {
     // In place, so that nothing else waits for the disk before.
     writer.write_at(&sector_of(1), MIB).unwrap();
     writer.write_at(&sector_of(2), 2 * MIB).unwrap();
-    writer.close().unwrap();
+    let done = writer.close().unwrap();
+    let left = settled(&start, &recorder.ops());
+    assert_eq!(inspect(left).unwrap(), done);
     all_ends(&start, &recorder.ops(), 1, |left, end, kind| {
         if bytes_but_headers(&left) != before {
             let now = inspect(left).unwrap();
@@ -317,6 +319,8 @@ fn a_new_file_is_refused_until_it_is_whole() {
         let mut writer = BulkWriter::create(Arc::clone(&recorder), &params()).unwrap();
         writer.write(MIB, &sector_of(2).repeat(2048)).unwrap();
         let done = writer.finish().unwrap();
+        let left = settled(&start, &recorder.ops());
+        assert_eq!(inspect(left).unwrap(), done);
         all_ends(&start, &recorder.ops(), 1, |left, end, kind| {
             let Ok(disk) = Disk::open(left) else { return };
             let tag = if disk.info().data_write_guid == done.data_write_guid {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::power::{Recorder, all_ends};
+use crate::power::{Recorder, all_ends, settled};
 use crate::support::{MIB, disk_of, link, pattern, rounds, sound};
 use vhdx::{
     Beyond, Chain, CompactOptions, Disk, DiskWriter, Durability, ExtentKind, MemoryFile, Params,
@@ -77,6 +77,8 @@ fn resize_survives(start: &Arc<MemoryFile>, parents: &[Arc<MemoryFile>], size: u
     let after = cut(&before, size);
     let recorder = Arc::new(Recorder::new(start));
     resize_now(Arc::clone(&recorder), size);
+    let left = inspect(settled(start, &recorder.ops())).unwrap();
+    assert_eq!((left.size, left.unclean), (size, false));
     all_ends(start, &recorder.ops(), size, |left, end, kind| {
         let context = format!("{} to {size}, operation {end} ({kind})", old.size());
         let left = Arc::new(left);
@@ -233,6 +235,8 @@ fn compact_survives(start: &Arc<MemoryFile>, parents: &[Arc<MemoryFile>], expect
     let file = Arc::clone(&recorder);
     let report = compact(file, options, Durability::PowerLoss, &mut go_on).unwrap();
     assert_eq!(report.file_bytes_after, expected_bytes);
+    let left = inspect(settled(start, &recorder.ops())).unwrap();
+    assert_eq!((left.file_bytes, left.unclean), (expected_bytes, false));
     all_ends(start, &recorder.ops(), 5, |left, end, kind| {
         let context = format!("operation {end} ({kind})");
         let left = Arc::new(left);

@@ -98,6 +98,8 @@ pub(crate) enum Kept {
     Chance,
     /// Only the newest: it overtook all the others.
     Newest,
+    /// Nothing: what was not synced is lost.
+    Nothing,
     /// All but the one that lies `0` before the newest.
     AllBut(usize),
 }
@@ -115,6 +117,7 @@ pub(crate) fn after_power_loss(
     let late = &ops[synced..];
     match kept {
         Kept::Chance => keep_by_chance(&file, late, chance),
+        Kept::Nothing => {}
         Kept::Newest => late.iter().rev().take(1).for_each(|op| apply(&file, op)),
         Kept::AllBut(lost) => {
             let lost = late.len().checked_sub(lost + 1);
@@ -126,6 +129,11 @@ pub(crate) fn after_power_loss(
         }
     }
     file
+}
+
+/// Returns what is left for certain once the work is done.
+pub(crate) fn settled(start: &MemoryFile, ops: &[Op]) -> MemoryFile {
+    after_power_loss(start, ops, Kept::Nothing, &mut Chance(0))
 }
 
 /// Returns how many operations are behind the last sync.
