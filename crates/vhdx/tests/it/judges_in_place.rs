@@ -1,13 +1,16 @@
 //! What we wrote in place, and the chains we made, read by other implementations; and work on their files.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::judges::raw_image;
-use crate::support::{MIB, have, link, pattern, run, text};
+use crate::power::{Recorder, apply};
+use crate::support::{MIB, disk_of, have, link, pattern, read, run, text};
 use vhdx::{
-    BulkWriter, Chain, DirectoryResolver, DiskWriter, Durability, Params, Vhdx,
-    create_differencing, inspect,
+    Beyond, BulkWriter, Chain, CompactOptions, DirectoryResolver, Disk, DiskWriter, Durability,
+    MemoryFile, Params, ReadAt, Vhdx, create_differencing, inspect,
 };
 
 fn open_rw(path: &Path) -> File {
@@ -204,5 +207,98 @@ fn seven_zip_reads_our_chains() {
                 "{told}"
             );
         }
+    }
+}
+
+/// Writes a file in memory to disk, holes left out.
+fn put(file: &MemoryFile, path: &Path) {
+    let on_disk = open_rw(path);
+    on_disk.set_len(0).unwrap();
+    let len = ReadAt::len(file).unwrap();
+    let mut piece = vec![0; 1 << 16];
+    let zeros = piece.clone();
+    for at in (0..len).step_by(piece.len()) {
+        let count = piece.len().min(usize::try_from(len - at).unwrap());
+        file.read_exact_at(&mut piece[..count], at).unwrap();
+        if piece[..count] != zeros[..count] {
+            vhdx::WriteAt::write_all_at(&on_disk, &piece[..count], at).unwrap();
+        }
+    }
+    on_disk.set_len(len).unwrap();
+}
+
+#[test]
+fn qemu_mends_what_a_kill_leaves_of_layout_changes() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("left.vhdx");
+    let params = Params {
+        block_bytes: 1 << 20,
+        ..Params::dynamic(12 * MIB)
+    };
+    let (start, _) = disk_of(&params, &[(0, pattern(1, 0, 12 << 20))]);
+    let writer = DiskWriter::open(Arc::clone(&start), Vec::new(), Durability::ProcessKill).unwrap();
+    writer.trim(MIB, 3 * MIB).unwrap();
+    writer.zero(7 * MIB, MIB).unwrap();
+    writer.close().unwrap();
+    type Work = fn(Arc<Recorder>);
+    let works: [(&str, Work); 3] = [
+        ("grow", |file| {
+            let mut go_on = |_| ControlFlow::Continue(());
+            let (size, kept) = (30 * MIB, Beyond::MustBeZero);
+            vhdx::resize(file, size, kept, Durability::PowerLoss, &mut go_on).unwrap();
+        }),
+        ("shrink", |file| {
+            let mut go_on = |_| ControlFlow::Continue(());
+            let size = 5 * MIB + 512;
+            vhdx::resize(
+                file,
+                size,
+                Beyond::Discard,
+                Durability::PowerLoss,
+                &mut go_on,
+            )
+            .unwrap();
+        }),
+        ("compact", |file| {
+            let mut go_on = |_| ControlFlow::Continue(());
+            let options = CompactOptions::default();
+            vhdx::compact(file, options, Durability::PowerLoss, &mut go_on).unwrap();
+        }),
+    ];
+    for (name, work) in works {
+        let recorder = Arc::new(Recorder::new(&start));
+        work(Arc::clone(&recorder));
+        let ops = recorder.ops();
+        let now = start.duplicate();
+        let mut judged = 0;
+        for (number, op) in ops.iter().enumerate() {
+            apply(&now, op);
+            let left = Arc::new(now.duplicate());
+            let last = number + 1 == ops.len();
+            if !inspect(Arc::clone(&left)).unwrap().unclean && !last {
+                continue;
+            }
+            judged += 1;
+            put(&left, &path);
+            run(
+                "qemu-img",
+                &["check", "-r", "all", "-f", "vhdx", text(&path)],
+            );
+            let (ours, theirs) = (
+                Disk::open(left).unwrap(),
+                Disk::open(File::open(&path).unwrap()).unwrap(),
+            );
+            assert!(!theirs.info().unclean, "{name}, operation {number}");
+            assert_eq!(ours.size(), theirs.size());
+            let size = usize::try_from(ours.size()).unwrap();
+            assert!(
+                read(&ours, 0, size) == read(&theirs, 0, size),
+                "{name}, operation {number}: other bytes"
+            );
+        }
+        assert!(judged > 2, "{name}: the log was in use");
     }
 }
