@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::power::{Recorder, all_ends, settled};
 use crate::support::{MIB, disk_of, link, pattern, rounds, sound};
 use vhdx::{
-    Beyond, Chain, CompactOptions, Disk, DiskWriter, Durability, ExtentKind, MemoryFile, Params,
-    ReadAt, Vhdx, WriteAt, compact, create_differencing, inspect, resize,
+    Beyond, Chain, CompactOptions, Disk, DiskWriter, Durability, ExtentKind, Kind, MemoryFile,
+    Params, ReadAt, Vhdx, WriteAt, compact, create_differencing, inspect, resize,
 };
 
 /// Pieces that are not zero, by their place: a disk of any size as what it holds.
@@ -278,4 +278,68 @@ fn compacting_keeps_every_byte_after_any_end() {
     writer.trim(2 * MIB, 2 * MIB).unwrap();
     writer.close().unwrap();
     compact_survives(&child, &parents, 4 * MIB + 3 * 2 * MIB + MIB);
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused_and_nothing_is_written() {
+    let params = Params {
+        logical: 4096,
+        ..Params::dynamic(8 * MIB)
+    };
+    let (file, before) = disk_of(&params, &[(7 * MIB, vec![1])]);
+    let tib = 1 << 40;
+    let mut go_on = |_| ControlFlow::Continue(());
+    for size in [0, 8 * MIB + 512, 64 * tib + 4096, u64::MAX, 7 * MIB] {
+        let recorder = Arc::new(Recorder::new(&file));
+        let (beyond, durability) = (Beyond::MustBeZero, Durability::PowerLoss);
+        let refused = resize(Arc::clone(&recorder), size, beyond, durability, &mut go_on);
+        assert_eq!(refused.unwrap_err().kind(), Kind::Refused, "{size}");
+        assert_eq!(recorder.count(), 0);
+    }
+    // The last bytes of the disk before it were zeros, so this is allowed.
+    let kept = Beyond::MustBeZero;
+    let info = resize(
+        Arc::clone(&file),
+        7 * MIB + 4096,
+        kept,
+        Durability::PowerLoss,
+        &mut go_on,
+    );
+    assert_ne!(info.unwrap().data_write_guid, before.data_write_guid);
+    resize_now(Arc::clone(&file), 64 * tib);
+    let child = child_over(&file, 256 << 20);
+    resize_now(Arc::clone(&child), 100 * MIB);
+    resize_now(Arc::clone(&child), 64 * tib);
+    sound(&file, "64 TiB");
+    sound(&child, "child of 64 TiB");
+}
+
+#[test]
+fn a_table_too_long_for_memory_is_written_page_by_page() {
+    let size = (9 << 40) + 4096;
+    let params = Params {
+        block_bytes: 1 << 20,
+        ..Params::dynamic(size)
+    };
+    let (file, _) = disk_of(&params, &[]);
+    let writer = open(&file, &[]);
+    let places = [0, 5 << 40, size - 4096];
+    for at in places {
+        writer.write_at(&pattern(1, at, 4096), at).unwrap();
+    }
+    writer.trim(0, MIB).unwrap();
+    writer.flush().unwrap();
+    // Ended without closing: the pages of the table are in the log.
+    drop(writer);
+    let writer = open(&file, &[]);
+    writer.write_at(&pattern(2, 0, 4096), 6 << 40).unwrap();
+    writer.close().unwrap();
+    let found = disk(&file, &[]);
+    for (seed, at) in [(1, 5 << 40), (1, size - 4096), (2, 6 << 40)] {
+        let mut bytes = vec![0; 4096];
+        found.read_at(&mut bytes, at).unwrap();
+        let offset = if seed == 1 { at } else { 0 };
+        assert!(bytes == pattern(seed, offset, 4096), "at {at}");
+    }
+    assert_eq!(found.allocated_bytes().unwrap(), 2 * MIB + 4096);
 }
