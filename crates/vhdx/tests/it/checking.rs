@@ -1,11 +1,15 @@
 //! Checking files that other programs wrote, and files made to be as much work as can be.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::sync::Arc;
 
+use crate::power::Chance;
+use crate::refusals::{BAT, poke64};
 use crate::samples::unpack;
-use crate::support::{have, run, text};
+use crate::support::{MIB, disk_of, have, rounds, run, text};
 use crate::vhd;
-use vhdx::{CheckReport, MemoryFile, Rule, Severity, check};
+use vhdx::{CheckReport, MemoryFile, Params, Rule, Severity, Vhdx, check};
 
 /// Returns the codes of what was found, with how often.
 fn codes(report: &CheckReport) -> String {
@@ -89,4 +93,78 @@ fn of_a_vhd_the_first_error_is_told() {
 
 fn checked(bytes: &[u8]) -> Result<CheckReport, vhdx::Error> {
     check(MemoryFile::from_bytes(bytes))
+}
+
+/// Random block tables, mostly in runs, against the rules entry by entry: what is judged at once is judged the same.
+#[test]
+fn runs_of_blocks_are_judged_as_each_block_is() {
+    const BLOCKS: u64 = 48;
+    const FILE_MIB: u64 = 120;
+    let mut chance = Chance(41 + u64::from(rounds(0)));
+    let mut sound = 0;
+    for round in 0..rounds(400) {
+        let block_mib = 1 + u64::from(round % 2);
+        let params = Params {
+            block_bytes: u32::try_from(block_mib * MIB).unwrap(),
+            ..Params::dynamic(BLOCKS * block_mib * MIB)
+        };
+        let (file, _) = disk_of(&params, &[]);
+        vhdx::WriteAt::set_len(&*file, FILE_MIB * MIB).unwrap();
+        let odd = chance.next(40) * u64::from(chance.next(4) > 0);
+        // Header area, log, metadata and table.
+        let mut taken: BTreeSet<u64> = (0..4).collect();
+        let mut expected: BTreeMap<Rule, u64> = BTreeMap::new();
+        let mut present = 0;
+        let mut next = 4;
+        for block in 0..BLOCKS {
+            let (state, place) = match chance.next(60) {
+                roll if roll >= odd => (6, next),
+                0..10 => (chance.next(8), 0),
+                10..20 => (6, chance.next(FILE_MIB + 4)),
+                20..25 => (chance.next(8), next),
+                _ => (6, next + chance.next(3)),
+            };
+            next = place + block_mib;
+            poke64(&file, BAT + block * 8, place << 20 | state);
+            let blocks: Vec<u64> = (place..place + block_mib).collect();
+            let free = blocks.iter().all(|mib| !taken.contains(mib));
+            let broken = match state {
+                4 | 5 => Some(Rule::BlockState),
+                7 => Some(Rule::BlockPartial),
+                0 | 2 => (place > 0).then_some(Rule::BlockOffset),
+                1 | 3 if place == 0 => None,
+                6 if place == 0 || place + block_mib > FILE_MIB => Some(Rule::BlockPlace),
+                _ => {
+                    taken.extend(blocks);
+                    let beyond = place + block_mib > FILE_MIB;
+                    present += u64::from(free && state == 6);
+                    (!free)
+                        .then_some(Rule::BlockOverlap)
+                        .or(beyond.then_some(Rule::AnchorPlace))
+                }
+            };
+            if let Some(rule) = broken {
+                *expected.entry(rule).or_default() += 1;
+            }
+        }
+        let report = check(Arc::clone(&file)).unwrap();
+        let mut found: BTreeMap<Rule, u64> = report.totals.iter().copied().collect();
+        [Rule::FileTail, Rule::SpaceLeaked].iter().for_each(|rule| {
+            found.remove(rule);
+        });
+        assert_eq!(found, expected, "round {round}");
+        assert_eq!(
+            report.figures.blocks.fully_present, present,
+            "round {round}"
+        );
+        let used = taken.iter().filter(|mib| **mib < FILE_MIB).count() as u64;
+        let leaked = (FILE_MIB - used) * MIB;
+        assert_eq!(report.figures.leaked_bytes, leaked, "round {round}");
+        let is_sound = expected
+            .keys()
+            .all(|rule| rule.severity() < Severity::Error);
+        assert_eq!(Vhdx::open(file).is_ok(), is_sound, "round {round}");
+        sound += u32::from(is_sound);
+    }
+    assert!(sound > rounds(400) / 20, "{sound} sound");
 }
