@@ -1,6 +1,12 @@
-//! Changing a disk in place, whatever it was made of: it then holds what was written and, elsewhere, what it held.
+//! Changing a disk in place, whatever it was made of: it then holds what was written and, elsewhere, what it held; compacting
+//! and repairing its file change nothing of that.
 
-use vhdx::{Chain, Disk, DiskWriter, Durability, Error, Kind, Rule, Vhdx};
+use std::ops::ControlFlow;
+
+use vhdx::{
+    Chain, CompactOptions, Disk, DiskWriter, Durability, Error, Kind, Rule, Severity, Vhdx,
+    compact, repair,
+};
 
 use crate::image::{Image, pattern};
 use crate::look::{self, Spot};
@@ -12,6 +18,8 @@ use crate::{MIB, index};
 /// Longer files, and tables of more blocks, are left to the targets that only read: a writer keeps all of the table.
 const LONGEST: u64 = 1024 * MIB;
 const LONGEST_REFUSED: u64 = 64 * MIB;
+/// Only shorter ones are searched for blocks of zeros.
+const READ_WHOLE: u64 = 64 * MIB;
 const MOST_BLOCKS: u64 = 1 << 20;
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -23,7 +31,8 @@ pub(crate) struct Work {
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Step {
-    /// 0 write, 1 zeros, 2 zeros to the end of a block, 3 flush, 4 close and open, 5 die after a flush and open.
+    /// 0 write, 1 zeros, 2 zeros to the end of a block, 3 flush; and 4 close, 5 die after a flush,
+    /// 6 close and compact, 7 die after a flush and repair, each then open again.
     pub(crate) op: u8,
     pub(crate) spot: Spot,
 }
@@ -96,7 +105,7 @@ fn check(files: &[SparseFile], steps: &[Step]) {
     };
     for step in steps {
         let (offset, len) = step.spot.range(size, block);
-        match step.op % 6 {
+        match step.op % 8 {
             0 => {
                 let bytes = pattern(u64::from(step.spot.cut) + 1, offset, index(len));
                 writer.write_at(&bytes, offset).expect("write");
@@ -122,11 +131,17 @@ fn check(files: &[SparseFile], steps: &[Step]) {
             }
             3 => writer.flush().expect("flush"),
             op => {
-                if op == 4 {
+                if [4, 6].contains(&op) {
                     assert!(!writer.close().expect("close").unclean);
                 } else {
                     writer.flush().expect("flush");
                     drop(writer);
+                }
+                if op == 6 {
+                    compact_leaf(&files[0], step.spot.cut & 1 == 1);
+                } else if op == 7 {
+                    let report = repair(files[0].clone(), Durability::PowerLoss).expect("repair");
+                    assert_eq!(report.after.count(Rule::LogInUse), 0, "repaired");
                 }
                 model.compare(|buf, at| {
                     open(files)
@@ -139,6 +154,8 @@ fn check(files: &[SparseFile], steps: &[Step]) {
     }
     model.compare(|buf, at| writer.read_at(buf, at));
     assert!(!writer.close().expect("close").unclean);
+    let report = vhdx::check(files[0].clone()).expect("written files can be checked");
+    assert_eq!(report.count_of(Severity::Error), 0, "{:?}", report.findings);
     let disk = open(files).expect("written files can be opened");
     let plain: Vec<Plain> = files.iter().map(Plain::vhdx).collect();
     model.compare(|buf, at| disk.read_at(buf, at));
@@ -147,6 +164,21 @@ fn check(files: &[SparseFile], steps: &[Step]) {
     for (parent, before) in files.iter().zip(&before).skip(1) {
         assert_eq!(parent.difference(before, 0), None, "a parent was changed");
     }
+}
+
+fn compact_leaf(file: &SparseFile, find_zeros: bool) {
+    let options = CompactOptions {
+        find_zeros: find_zeros && file.size() <= READ_WHOLE,
+    };
+    let before = file.size();
+    let mut go_on = |_| ControlFlow::Continue(());
+    let report = compact(file.clone(), options, Durability::PowerLoss, &mut go_on);
+    let report = report.expect("what can be written can be compacted");
+    assert_eq!(
+        (report.file_bytes_before, report.file_bytes_after),
+        (before, file.size())
+    );
+    assert!(file.size() <= before, "longer than before");
 }
 
 /// What a disk must hold: what it held, and what was written since, in order.
