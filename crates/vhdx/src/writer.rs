@@ -6,6 +6,7 @@
 mod blocks;
 mod compact;
 mod free;
+mod layout;
 mod metadata;
 mod patches;
 mod regions;

@@ -12,21 +12,17 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Durability;
-use super::free::FreeSpace;
-use super::metadata::find;
+use super::layout::Layout;
 use super::patches::Patches;
-use super::regions;
-use super::session::Session;
-use crate::backing::Backing;
 use crate::convert::is_zero;
 use crate::error::{Error, Rule};
 use crate::format::bat::{BlockEntry, EntryOf, GROUP_SECTORS_SHIFT, Geometry, State, bitmap_raw};
-use crate::format::metadata::{DISK_MAX, DISK_SIZE};
-use crate::format::region::{self, Region, Regions};
+use crate::format::metadata::DISK_MAX;
+use crate::format::region::Region;
 use crate::format::{MIB, PAGE, index};
-use crate::info::{DiskKind, FileInfo};
+use crate::info::FileInfo;
 use crate::io::{ReadAt, WriteAt};
-use crate::layer::{Found, Structures, Vhdx};
+use crate::layer::{Found, Vhdx};
 use crate::progress::{Progress, report};
 
 /// Bytes of the table, or of data, dealt with at a time.
@@ -152,18 +148,6 @@ fn check_beyond(
     Ok(())
 }
 
-/// A file open for a change of its layout, by nobody else.
-struct Layout {
-    session: Session,
-    leaf: Vhdx,
-    backing: Backing,
-    regions: Regions,
-    /// Where the size is kept, in the file.
-    size_at: u64,
-    free: FreeSpace,
-    fixed: bool,
-}
-
 /// New values of entries that count already before the change.
 #[derive(Default)]
 struct Border {
@@ -174,50 +158,6 @@ struct Border {
 }
 
 impl Layout {
-    fn open(file: Arc<dyn WriteAt>, durability: Durability) -> Result<Self, Error> {
-        let (session, structures) = Session::open(file, durability)?;
-        let regions = structures.regions.clone();
-        let size_item = find(&structures, DISK_SIZE)?;
-        let (leaf, taken) = Vhdx::from_structures(structures)?;
-        Ok(Self {
-            backing: Backing::clean(session.file(), session.file_len()),
-            size_at: regions.metadata.offset + u64::from(size_item.offset),
-            free: FreeSpace::new(&taken, session.file_len()),
-            fixed: leaf.info().kind == DiskKind::Fixed,
-            session,
-            leaf,
-            regions,
-        })
-    }
-
-    /// Cuts free space off the end of the file; returns what the file says about itself.
-    fn cut(mut self) -> Result<FileInfo, Error> {
-        let end = self.free.cut();
-        self.session.cut(end)?;
-        Ok(Structures::read(self.session.file())?.info())
-    }
-
-    fn entry(&self, block: u64) -> Result<BlockEntry, Error> {
-        let table = self.leaf.table();
-        table.block(&self.backing, self.leaf.pages(), block)
-    }
-
-    fn bitmap(&self, group: u64) -> Result<Option<u64>, Error> {
-        let table = self.leaf.table();
-        table.bitmap(&self.backing, self.leaf.pages(), group)
-    }
-
-    /// Takes free space, reading as zeros.
-    fn take_zeros(&mut self, len: u64) -> Result<u64, Error> {
-        let space = self.free.take(len);
-        let space = space.ok_or_else(|| Error::format(Rule::BlockPlace, 0, len))?;
-        self.session.grow(space.place + len)?;
-        if !space.fresh {
-            self.session.zero(space.place, len)?;
-        }
-        Ok(space.place)
-    }
-
     fn grow(
         &mut self,
         new: Geometry,
@@ -352,27 +292,6 @@ impl Layout {
         Ok(border)
     }
 
-    /// Sets the bits of a range of the disk within one group.
-    fn set_bits(
-        &self,
-        patches: &mut Patches,
-        bitmap: u64,
-        range: std::ops::Range<u64>,
-        value: bool,
-    ) -> Result<(), Error> {
-        let shift = self.leaf.geometry().sector_shift();
-        let base = (range.start >> shift) >> GROUP_SECTORS_SHIFT << GROUP_SECTORS_SHIFT;
-        let (mut bit, end) = ((range.start >> shift) - base, (range.end >> shift) - base);
-        while bit < end {
-            let page_start = bit / (PAGE * 8) * (PAGE * 8);
-            let stop = end.min(page_start + PAGE * 8);
-            let page = patches.page(&self.backing, bitmap + page_start / 8)?;
-            super::blocks::set_bit_range(page, bit - page_start, stop - page_start, value);
-            bit = stop;
-        }
-        Ok(())
-    }
-
     fn put_border(&self, patches: &mut Patches, border: &Border) -> Result<(), Error> {
         let (geometry, bat) = (self.leaf.geometry(), self.regions.bat);
         if let Some((block, entry)) = border.block {
@@ -438,17 +357,5 @@ impl Layout {
         }
         let from = bit.div_ceil(8);
         patches.clear(&self.backing, bitmap + from, MIB - from)
-    }
-
-    /// Makes the change: from here on the disk is the new one.
-    fn commit(&mut self, patches: Patches, bat: Region) -> Result<(), Error> {
-        let (mut pages, zeros) = patches.into_parts();
-        pages.extend(regions::moved(
-            &self.backing,
-            &self.regions,
-            region::BAT,
-            bat,
-        )?);
-        self.session.commit_with_zeros(&pages, &zeros)
     }
 }
