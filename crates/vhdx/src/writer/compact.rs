@@ -11,11 +11,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::blocks::{Blocks, GATHER_PAGES};
+use super::layout::Layout;
 use super::{DiskWriter, Durability};
 use crate::convert::is_zero;
 use crate::error::Error;
 use crate::format::bat::{BlockEntry, State};
-use crate::format::{MIB, index};
+use crate::format::{MIB, index, region};
 use crate::io::WriteAt;
 use crate::layer::Vhdx;
 use crate::progress::{Progress, report};
@@ -69,12 +70,57 @@ pub fn compact(
     durability: Durability,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<CompactReport, Error> {
-    let writer = DiskWriter::open_detached(Arc::new(file), durability, None)?;
+    let file: Arc<dyn WriteAt> = Arc::new(file);
+    // A later pass begins anew, but what is shown never goes back.
+    let mut shown = 0;
+    let mut progress = |at: Progress| {
+        shown = at.bytes_done.max(shown);
+        progress(Progress {
+            bytes_done: shown,
+            bytes_total: at.bytes_total.max(shown),
+        })
+    };
+    let mut result = compact_blocks(&file, options, durability, &mut progress)?;
+    // Each time a region comes to lie lower, so this ends.
+    while result.free_bytes > 0 && lower_regions(&file, durability, &mut result)? {
+        let only_holes = CompactOptions { find_zeros: false };
+        let more = compact_blocks(&file, only_holes, durability, &mut progress)?;
+        result.moved_bytes += more.moved_bytes;
+        result.file_bytes_after = more.file_bytes_after;
+        result.free_bytes = more.free_bytes;
+    }
+    Ok(result)
+}
+
+fn compact_blocks(
+    file: &Arc<dyn WriteAt>,
+    options: CompactOptions,
+    durability: Durability,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<CompactReport, Error> {
+    let writer = DiskWriter::open_detached(Arc::clone(file), durability, None)?;
     let result = writer.compact(options, progress);
     if matches!(result, Ok(_) | Err(Error::Cancelled)) {
         writer.close()?;
     }
     result
+}
+
+/// Moves table and metadata into holes that blocks left over; returns whether it could.
+fn lower_regions(
+    file: &Arc<dyn WriteAt>,
+    durability: Durability,
+    result: &mut CompactReport,
+) -> Result<bool, Error> {
+    let mut moved = false;
+    for id in [region::BAT, region::METADATA] {
+        let mut layout = Layout::open(Arc::clone(file), durability)?;
+        if let Some(bytes) = layout.lower(id)? {
+            result.moved_bytes += bytes;
+            moved = true;
+        }
+    }
+    Ok(moved)
 }
 
 /// Something with a place in the file that can be moved: the highest sorts last.

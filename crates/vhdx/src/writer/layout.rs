@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::Durability;
 use super::blocks::set_bit_range;
 use super::free::FreeSpace;
@@ -11,10 +13,10 @@ use super::regions;
 use super::session::Session;
 use crate::backing::Backing;
 use crate::error::{Error, Rule};
-use crate::format::PAGE;
 use crate::format::bat::{BlockEntry, GROUP_SECTORS_SHIFT};
 use crate::format::metadata::DISK_SIZE;
 use crate::format::region::{self, Region, Regions};
+use crate::format::{MIB, PAGE, index};
 use crate::info::{DiskKind, FileInfo};
 use crate::io::WriteAt;
 use crate::layer::{Structures, Vhdx};
@@ -95,6 +97,33 @@ impl Layout {
             bit = stop;
         }
         Ok(())
+    }
+
+    /// Moves a region into a hole below it; returns how many bytes that were, if there was one.
+    pub(super) fn lower(&mut self, id: Uuid) -> Result<Option<u64>, Error> {
+        let from = if id == region::BAT {
+            self.regions.bat
+        } else {
+            self.regions.metadata
+        };
+        if from.end() <= self.free.packed_end() {
+            return Ok(None);
+        }
+        let Some(offset) = self.free.take_below(from.length, from.offset) else {
+            return Ok(None);
+        };
+        let to = Region { offset, ..from };
+        self.session.begin(false)?;
+        let mut buf = vec![0; index(MIB)];
+        // Regions are whole MiB.
+        for at in (0..from.length).step_by(buf.len()) {
+            self.backing.read(&mut buf, from.offset + at, "a region")?;
+            self.session.write(&buf, to.offset + at, "a region")?;
+        }
+        let pages = regions::moved(&self.backing, &self.regions, id, to)?;
+        self.session.commit(&pages)?;
+        self.session.close(None)?;
+        Ok(Some(from.length))
     }
 
     /// Makes the change: from here on the disk is the new one.

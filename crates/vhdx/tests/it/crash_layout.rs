@@ -281,6 +281,21 @@ fn compacting_keeps_every_byte_after_any_end() {
 }
 
 #[test]
+fn a_table_behind_the_blocks_moves_into_the_hole_they_leave() {
+    let gib = 1 << 30;
+    let params = Params {
+        block_bytes: 1 << 20,
+        ..Params::dynamic(100 * gib)
+    };
+    let (start, _) = disk_of(&params, &[(0, pattern(1, 0, 5 << 20))]);
+    resize_now(Arc::clone(&start), 300 * gib);
+    let writer = open(&start, &[]);
+    writer.trim(0, 2 * MIB).unwrap();
+    writer.close().unwrap();
+    compact_survives(&start, &[], 3 * MIB + 3 * MIB + 3 * MIB);
+}
+
+#[test]
 fn sizes_that_cannot_be_are_refused_and_nothing_is_written() {
     let params = Params {
         logical: 4096,
