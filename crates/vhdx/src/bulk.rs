@@ -15,7 +15,7 @@ use crate::format::{FILE_SIGNATURE, KIB, MIB, PAGE_BYTES, index, metadata, put};
 use crate::info::{DiskKind, FileInfo, ParentLocator};
 use crate::io::{ReadAt, WriteAt};
 use crate::layer::Structures;
-use crate::params::Params;
+use crate::params::{Params, is_block_size};
 
 const LOG: Region = Region {
     offset: MIB,
@@ -253,8 +253,7 @@ impl BatWriter {
 
 fn check(params: &Params) -> Result<(), Error> {
     let refuse = |problem| Err(Error::Parameters(problem));
-    let block_len = u64::from(params.block_bytes);
-    if !params.block_bytes.is_power_of_two() || !(MIB..=256 * MIB).contains(&block_len) {
+    if !is_block_size(params.block_bytes) {
         return refuse("the block size must be a power of two from 1 to 256 MiB");
     }
     if ![512, 4096].contains(&params.logical) || ![512, 4096].contains(&params.physical) {

@@ -54,7 +54,8 @@ impl Params {
 
     /// Returns the parameters of a disk without parent that holds what `source` does: its size, sectors, blocks and disk id.
     ///
-    /// It is fixed if the source is, else dynamic. For [`crate::convert`]; a clone takes another disk id.
+    /// It is fixed if the source is, else dynamic. A block size that VHDX does not have (of a VHD) becomes the default.
+    /// For [`crate::convert`]; a clone takes another disk id.
     #[must_use]
     pub fn like(source: &FileInfo) -> Self {
         let kind = match source.kind {
@@ -63,7 +64,11 @@ impl Params {
         };
         Self {
             size: source.size,
-            block_bytes: source.block_bytes,
+            block_bytes: if is_block_size(source.block_bytes) {
+                source.block_bytes
+            } else {
+                DEFAULT_BLOCK_BYTES
+            },
             logical: source.logical_sector_bytes,
             physical: source.physical_sector_bytes,
             kind,
@@ -98,4 +103,9 @@ pub struct ParentLink {
     pub volume_path: Option<String>,
     /// Absolute path: `C:\folder\parent.vhdx`.
     pub absolute_path: Option<String>,
+}
+
+/// Returns whether blocks may have this size (2.6.2.1).
+pub(crate) fn is_block_size(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (1 << 20..=256 << 20).contains(&bytes)
 }
