@@ -2,7 +2,7 @@
 
 use vmcx::Storage;
 
-use crate::plain;
+use crate::plain::vmcx::{Content, content, list};
 use crate::vmcx_image::VmcxImage;
 use crate::wire::Input;
 
@@ -13,20 +13,16 @@ pub(crate) fn run(input: &[u8]) -> u64 {
         return len;
     };
     let values = storage.values();
-    let mut listed: Vec<(String, String)> = values
-        .map(|(path, value)| (path, format!("{value:?}")))
-        .collect();
+    let mut listed: Vec<(String, Content)> =
+        values.map(|(path, value)| (path, content(value))).collect();
     listed.sort();
-    assert_eq!(listed, plain::vmcx::list(&file), "read plainly");
+    assert_eq!(listed, list(&file), "read plainly");
 
     let written = storage.encode().expect("what was read can be written");
     let again = Storage::read(&written).expect("what was written can be read");
-    // As text, in which a number that is none equals itself.
-    assert_eq!(
-        format!("{again:?}"),
-        format!("{storage:?}"),
-        "written and read"
-    );
+    // A tree with a number that is none does not equal itself.
+    let comparable = storage == storage.clone();
+    assert!(again == storage || !comparable, "written and read");
     assert!(
         again.encode().is_ok_and(|bytes| bytes == written),
         "one tree, other bytes"

@@ -19,8 +19,24 @@ fn index(file: &[u8], at: usize) -> usize {
     usize::try_from(u32_at(file, at)).expect("accepted: inside the file")
 }
 
+/// A value so that any two can be compared: its type and its bytes, of a text those of UTF-8.
+pub(crate) type Content = (u8, Vec<u8>);
+
+/// Returns the type and bytes of a value.
+pub(crate) fn content(value: &Value) -> Content {
+    match value {
+        Value::Int(number) => (3, number.to_le_bytes().to_vec()),
+        Value::UInt(number) => (4, number.to_le_bytes().to_vec()),
+        Value::Double(number) => (5, number.to_le_bytes().to_vec()),
+        Value::String(text) => (6, text.as_bytes().to_vec()),
+        Value::Bytes(bytes) => (7, bytes.clone()),
+        Value::Bool(yes) => (8, vec![u8::from(*yes)]),
+        Value::Node(node) => (9, node.change_sequence.to_le_bytes().to_vec()),
+    }
+}
+
 /// Returns the path and the value of every key of an accepted file, nodes left out, by path.
-pub(crate) fn list(file: &[u8]) -> Vec<(String, String)> {
+pub(crate) fn list(file: &[u8]) -> Vec<(String, Content)> {
     // By index, the newest.
     let mut tables: BTreeMap<u16, (u16, usize, usize)> = BTreeMap::new();
     let mut object_tables = vec![8192];
@@ -68,7 +84,7 @@ pub(crate) fn list(file: &[u8]) -> Vec<(String, String)> {
             above = next;
         }
         if let Some(value) = value(file, *at) {
-            listed.push((path, format!("{value:?}")));
+            listed.push((path, content(&value)));
         }
     }
     listed.sort();
