@@ -31,8 +31,8 @@ figures convert FOLDER LEAF FILE             copy a disk and its parents, if it 
 figures full-table FILE BYTES BLOCK          make a disk whose table is full, with no data; smaller where it does not fit
 figures open FILE                            open a disk and read its last sector";
 
-/// Bytes moved at a time: what fits the processor's cache.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes moved at a time, as `cp` does: larger pieces took more processor time where it was measured.
+const BUFFER_BYTES: usize = 128 << 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
