@@ -1,12 +1,12 @@
 //! Tests only: what the fuzz targets feed to the readers of disk formats, and what must hold.
 //!
 //! A [`Target`] takes any bytes, makes files of them and compares what the code under test says with the plainest reading
-//! of the format there is ([`plain`] for VHDX), and with itself along another way. It panics where they differ. The fuzzer
+//! of the format there is (module `plain`), and with itself along another way. It panics where they differ. The fuzzer
 //! in the folder `fuzz` runs targets for hours; a test here runs seeds and the kept corpus in seconds.
 //!
-//! - An input is a description ([`image`]): what a sound file holds, how it is then spoiled, and which checksums are left
+//! - An input is a description (module `image`): what a sound file holds, how it is then spoiled, and which checksums are left
 //!   wrong. So the fuzzer gets behind signatures and checksums, and inputs stay small although a VHDX file never is.
-//! - Files are sparse and in memory ([`sparse`]); a target returns how long they claim to be, which bounds what reading
+//! - Files are sparse and in memory (module `sparse`); a target returns how long they claim to be, which bounds what reading
 //!   them may allocate.
 //!
 //! Not here: the fuzzer itself, and the allocator that counts; both are in the workspace of the folder `fuzz`.
