@@ -4,10 +4,12 @@
 //! it is, is decided by its identity. Volume and absolute paths are those of another machine and not followed.
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::Args;
 use vhdx::{
@@ -31,6 +33,16 @@ pub(super) struct ParentArgs {
 pub(super) struct Opened {
     pub(super) chain: Chain,
     pub(super) paths: Vec<PathBuf>,
+    /// When each was written last, before anything of it was read.
+    written: Vec<Option<LastWrite>>,
+}
+
+/// Length and time of the last write as the file system tells them.
+type LastWrite = (u64, SystemTime);
+
+/// Returns when a file was written last, where the file system tells.
+fn last_write(metadata: &Metadata) -> Option<LastWrite> {
+    Some((metadata.len(), metadata.modified().ok()?))
 }
 
 /// What was found in one file of a chain, and between it and its parent.
@@ -44,7 +56,7 @@ pub(super) struct Checked {
 /// What the files of a chain said when it was opened, to see whether somebody changed one meanwhile.
 #[derive(Debug)]
 pub(super) struct Seen {
-    files: Vec<(PathBuf, FileInfo)>,
+    files: Vec<(PathBuf, FileInfo, Option<LastWrite>)>,
 }
 
 impl Opened {
@@ -53,8 +65,11 @@ impl Opened {
     /// Readers take no locks: on the hosts these files come from, others do not look at them.
     pub(super) fn for_long_read(self, ctx: &Ctx) -> (Chain, Seen) {
         let infos = self.chain.layers().iter().map(|file| file.info().clone());
-        let files: Vec<_> = self.paths.into_iter().zip(infos).collect();
-        for (path, info) in &files {
+        let files = self.paths.into_iter().zip(infos).zip(self.written);
+        let files: Vec<_> = files
+            .map(|((path, info), written)| (path, info, written))
+            .collect();
+        for (path, info, _) in &files {
             if info.unclean {
                 ctx.out.note(&format!(
                     "{} was not closed cleanly, and its log is replayed in memory; if another program has it open, \
@@ -68,12 +83,19 @@ impl Opened {
 }
 
 impl Seen {
-    /// Fails if one of the files was written to since. A writer gives a file a new id before anything else.
+    /// Fails if one of the files was written to since.
+    ///
+    /// A writer gives a file a new id before anything else, but one that had it open before did so already: then only the
+    /// file system tells.
     pub(super) fn is_unchanged(&self) -> Result<(), Failure> {
-        for (path, before) in &self.files {
-            let now = vhdx::inspect(open(path)?).map_err(|error| in_file(path, error))?;
+        for (path, before, written) in &self.files {
+            let file = open(path)?;
+            let metadata = file.metadata();
+            let metadata = metadata.map_err(|error| io_failed("read", path, &error))?;
+            let now = vhdx::inspect(file).map_err(|error| in_file(path, error))?;
             let ids = |info: &FileInfo| (info.file_write_guid, info.data_write_guid);
-            if ids(&now) != ids(before) {
+            let was_written = written.is_some_and(|before| last_write(&metadata) != Some(before));
+            if was_written || ids(&now) != ids(before) {
                 return Err(Failure::new(
                     api::codes::CONFLICT,
                     format!("{} was changed while it was read", path.display()),
@@ -89,13 +111,19 @@ impl ParentArgs {
     /// Opens a file with its parents, for reading.
     pub(super) fn open(&self, path: &Path) -> Result<Opened, Failure> {
         let file = open(path)?;
+        let written = file.metadata();
+        let written = written.map_err(|error| io_failed("read", path, &error))?;
         let finder = Finder::new(path, &self.given)?;
         let chain =
             Chain::open(file, &finder.leaf, &finder).map_err(|error| in_file(path, error))?;
-        let mut paths = vec![path.to_owned()];
-        paths.extend(finder.followed());
-        paths.truncate(chain.layers().len());
-        Ok(Opened { chain, paths })
+        let leaf = std::iter::once((path.to_owned(), last_write(&written)));
+        let files = leaf.chain(finder.followed()).take(chain.layers().len());
+        let (paths, written) = files.unzip();
+        Ok(Opened {
+            chain,
+            paths,
+            written,
+        })
     }
 
     /// Checks a file and its parents, as far as they are found, leaf first.
@@ -169,6 +197,8 @@ struct Finder {
     /// Locations that were asked for their parent, leaf first, and the one opened last.
     asked: RefCell<Vec<String>>,
     opened: RefCell<Option<String>>,
+    /// When each location was written last as it was first opened.
+    written: RefCell<BTreeMap<String, LastWrite>>,
 }
 
 impl Finder {
@@ -192,6 +222,7 @@ impl Finder {
             root,
             asked: RefCell::default(),
             opened: RefCell::default(),
+            written: RefCell::default(),
         })
     }
 
@@ -226,12 +257,15 @@ impl Finder {
             .unwrap_or_else(|_| self.root.join(location))
     }
 
-    /// Returns the parents a chain was opened from, nearest first.
-    fn followed(&self) -> Vec<PathBuf> {
+    /// Returns the parents a chain was opened from, nearest first, and when they were written last.
+    fn followed(&self) -> Vec<(PathBuf, Option<LastWrite>)> {
         let asked = self.asked.borrow();
         let opened = self.opened.borrow();
+        let written = self.written.borrow();
         let parents = asked.iter().skip(1).chain(opened.iter());
-        parents.map(|location| self.named(location)).collect()
+        parents
+            .map(|location| (self.named(location), written.get(location).copied()))
+            .collect()
     }
 }
 
@@ -264,6 +298,10 @@ impl ParentResolver for Finder {
             self.below_root.open(location)?
         };
         *self.opened.borrow_mut() = Some(location.to_owned());
+        if let Some(written) = last_write(&std::fs::metadata(self.path(location)?)?) {
+            let mut all = self.written.borrow_mut();
+            all.entry(location.to_owned()).or_insert(written);
+        }
         Ok(file)
     }
 }

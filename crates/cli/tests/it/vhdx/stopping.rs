@@ -147,6 +147,26 @@ fn a_disk_that_changes_while_it_is_read_gives_no_torn_copy() {
     }
 }
 
+#[test]
+fn a_disk_that_was_open_for_writing_already_gives_no_torn_copy() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", MUCH_IN_PLACE, &[]);
+    base.write(0, MUCH_IN_PLACE, 1);
+    // The first change gives the file its new id; those that follow do not.
+    let writer = base.writer();
+    writer.write_at(&[2; 512], 0).unwrap();
+    writer.flush().unwrap();
+    let (reader, mut stderr) = bench.started(&["convert", "base.vhdx", "out.vhdx"]);
+    writer.write_at(&[3; 512], MUCH_IN_PLACE / 2).unwrap();
+    send("CONT", &reader);
+    let output = reader.wait_with_output().unwrap();
+    let mut text = String::new();
+    stderr.read_to_string(&mut text).unwrap();
+    assert_eq!(output.status.code(), Some(6), "{text}");
+    assert!(text.contains("was changed while"), "{text}");
+    assert!(bench.names("out").is_empty());
+}
+
 /// Runs a verb that cannot write beyond `limit` bytes of any file, as on a volume without room.
 fn limited(bench: &Bench, limit: u64, words: &[&str]) -> Done {
     let words = bench.words(words);
