@@ -126,6 +126,20 @@ pub(super) fn remove(path: &Path) -> Result<(), Failure> {
     sync_folder(&file)
 }
 
+/// Returns whether two paths lead to one file, be it by links.
+pub(super) fn is_same_file(one: &Path, other: &Path) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (one, other) = (std::fs::metadata(one)?, std::fs::metadata(other)?);
+        Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        Ok(std::fs::canonicalize(one)? == std::fs::canonicalize(other)?)
+    }
+}
+
 /// Returns the folder a file lies in.
 fn folder(path: &Path) -> &Path {
     match path.parent() {

@@ -7,8 +7,9 @@ use clap::Args;
 use vhdx::Durability;
 
 use super::create::link;
-use super::files::{in_file, open, open_locked};
+use super::files::{in_file, io_failed, is_same_file, open, open_locked};
 use super::info::Info;
+use super::parents::ParentArgs;
 use super::progress::Ctx;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -50,6 +51,18 @@ pub(super) fn run(ctx: &Ctx, args: &SetParentArgs) -> Result<Exit, Failure> {
             args.parent.display(),
             path.display()
         )));
+    }
+    // Of a parent whose own parents are missing only itself is known.
+    let above = ParentArgs::default().open(&args.parent);
+    let above = above.map_or_else(|_| vec![args.parent.clone()], |opened| opened.paths);
+    for ancestor in &above {
+        if is_same_file(ancestor, path).map_err(|error| io_failed("open", ancestor, &error))? {
+            return Err(Failure::usage(format!(
+                "{} cannot be the parent of {}: it is that disk itself, or made from it",
+                args.parent.display(),
+                path.display()
+            )));
+        }
     }
     if !args.force && !locator.accepts(parent.data_write_guid) {
         return Err(Failure::new(

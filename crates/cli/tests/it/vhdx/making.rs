@@ -281,3 +281,18 @@ fn a_child_is_told_of_its_parent() {
         .run(&["set-parent", "child.avhdx", "small.vhdx", "--force"])
         .expect(2);
 }
+
+#[test]
+fn a_disk_does_not_become_its_own_ancestor() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 32 * MIB, &[]);
+    let child = bench.child("child.avhdx", &base);
+    let leaf = bench.child("leaf.avhdx", &child);
+    std::fs::hard_link(&child.disk, bench.path("same.avhdx")).unwrap();
+    for parent in ["child.avhdx", "same.avhdx", "leaf.avhdx"] {
+        let done = bench.run(&["set-parent", "child.avhdx", parent, "--force"]);
+        assert!(done.expect(2).stderr.contains("itself"), "{}", done.stderr);
+    }
+    bench.run(&["export", "leaf.avhdx", "out.raw"]).expect(0);
+    leaf.is_image(&bench.path("out.raw"));
+}
