@@ -53,9 +53,12 @@ pub fn merge(
     // Both are judged whole before the first write.
     let child_info = judge(&child)?;
     let parent_info = judge(&parent)?;
-    // The parent takes the child's identity only as the last step of a merge.
+    // The parent takes the child's identity only as the last step of a merge. A copy of the child has it, too, but it also has
+    // the child's parent.
     if identity == MergedIdentity::Child
         && parent_info.data_write_guid == child_info.data_write_guid
+        && let Some(locator) = &child_info.parent
+        && parent_info.parent.as_ref().map(|of| of.linkage) != Some(locator.linkage)
     {
         return Ok(parent_info);
     }

@@ -73,9 +73,12 @@ fn into_parent(ctx: &Ctx, args: &MergeArgs) -> Result<Exit, Failure> {
     let Some(locator) = &info.parent else {
         return Err(in_file(path, vhdx::Error::NoParent));
     };
-    // A parent with the child's identity is what an earlier run with --keep-identity left: only the child is still there.
+    // A parent with the child's identity is what an earlier run with --keep-identity left: only the child is still there. A copy
+    // of the child is not: it has the child's parent.
     let parent_path = args.parents.find(path, locator, |parent| {
-        locator.accepts(parent.data_write_guid) || parent.data_write_guid == info.data_write_guid
+        let is_copy = parent.parent.as_ref().map(|of| of.linkage) == Some(locator.linkage);
+        locator.accepts(parent.data_write_guid)
+            || parent.data_write_guid == info.data_write_guid && !is_copy
     })?;
     let parent = open_locked(&parent_path)?;
     let now = vhdx::inspect(Arc::clone(&parent)).map_err(|error| in_file(&parent_path, error))?;

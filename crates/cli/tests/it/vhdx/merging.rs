@@ -49,6 +49,28 @@ fn a_merge_in_the_middle_can_keep_the_identity() {
 }
 
 #[test]
+fn a_copy_of_the_child_is_not_its_parent() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 32 * MIB, &[]);
+    let child = bench.child("child.avhdx", &base);
+    child.write(MIB, MIB, 2);
+    std::fs::copy(&child.disk, bench.path("copy.avhdx")).unwrap();
+    // Found by its own path, it is merged into the true parent.
+    for more in [vec![], vec!["--keep-identity"]] {
+        let mut words = vec!["merge", "child.avhdx", "--keep", "--parent", "copy.avhdx"];
+        words.extend(more);
+        let merged = bench.json(&words);
+        assert_eq!(merged["path"], bench.text("base.vhdx").as_str());
+    }
+    std::fs::rename(&base.disk, bench.path("away.vhdx")).unwrap();
+    bench
+        .run(&["merge", "child.avhdx", "--parent", "copy.avhdx"])
+        .expect(4);
+    assert!(child.disk.exists());
+    child.judge(&bench.path("away.vhdx"));
+}
+
+#[test]
 fn a_chain_becomes_a_new_file() {
     let bench = Bench::new();
     let base = bench.disk("base.vhdx", 48 * MIB, &[]);
