@@ -12,7 +12,8 @@ use crate::io::ReadAt;
 /// Finds parents by the relative path of the locator and never outside a root folder.
 ///
 /// Locations are paths relative to the root, with `/`. Names are compared without regard to case, as Windows does. Volume
-/// and absolute paths are not followed, links that lead out of the root neither.
+/// and absolute paths are not followed, links that lead out of the root neither. What is no plain file is not opened: a pipe would
+/// wait for ever.
 #[derive(Clone, Debug)]
 pub struct DirectoryResolver {
     root: PathBuf,
@@ -73,6 +74,12 @@ impl ParentResolver for DirectoryResolver {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "the path leads out of the folder",
+            ));
+        }
+        if !path.metadata()?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "it is not a plain file",
             ));
         }
         Ok(Arc::new(File::open(path)?))

@@ -245,3 +245,18 @@ fn finds_parents_in_a_folder_whatever_the_case() {
     let err = Chain::open(child, "leaf.avhdx", &resolver).unwrap_err();
     assert_eq!(err.kind(), Kind::NotFound);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_parent_that_is_no_plain_file_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.path().join("base.vhdx"))
+        .status();
+    assert!(made.unwrap().success());
+    let (_, info) = disk_of(&Params::dynamic(4 * MIB), &[]);
+    let (child, _) = child_of(&info, r".\base.vhdx");
+    let resolver = DirectoryResolver::new(folder.path());
+    let err = Chain::open(child, "leaf.avhdx", &resolver).unwrap_err();
+    assert!(matches!(err, vhdx::Error::InParent { .. }), "{err}");
+}
