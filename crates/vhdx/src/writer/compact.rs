@@ -176,6 +176,7 @@ impl DiskWriter {
         let mut buf = vec![0; index(PIECE_BYTES)];
         for block in 0..geometry.blocks() {
             let mut blocks = self.lock();
+            let state = blocks.entry(self.leaf(), block)?.state;
             if !blocks.fixed && blocks.give_up_block(self.leaf(), block, options, &mut buf)? {
                 result.blocks_given_up += 1;
             }
@@ -188,7 +189,8 @@ impl DiskWriter {
             }
             blocks.commit_if_much(&self.disk, &self.readers)?;
             drop(blocks);
-            if options.find_zeros || block.is_multiple_of(4096) {
+            let was_read = options.find_zeros && state == State::FullyPresent;
+            if was_read || block.is_multiple_of(4096) {
                 let done = geometry.block_start(block) + geometry.used_of_block(block);
                 report(progress, done, geometry.size())?;
             }
