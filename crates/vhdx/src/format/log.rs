@@ -21,7 +21,7 @@ pub(crate) use encode::{EntryHead, encode, entry_len};
 ///
 /// It bounds memory: an entry takes 64 bytes while they are sorted out, a logged page some 50, and both take at least 4 KiB
 /// of the log, so that 8 MiB are enough for the longest one.
-const LOG_MAX: u64 = 256 * MIB;
+pub(crate) const LOG_MAX: u64 = 256 * MIB;
 
 /// Zero descriptors in use at most. They are short, so the length of the log does not bound them well: 8 MiB of ranges.
 const ZEROS_MAX: u64 = 1 << 18;

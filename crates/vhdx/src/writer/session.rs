@@ -16,8 +16,9 @@ use super::Durability;
 use crate::backing::{Backing, Replayed};
 use crate::error::{Error, Rule};
 use crate::findings::Findings;
+use crate::format::bat::FILE_MIB_MAX;
 use crate::format::header::{self, CurrentHeader, HEADER_AT, Header};
-use crate::format::log::{EntryHead, encode, entry_len};
+use crate::format::log::{EntryHead, LOG_MAX, encode, entry_len};
 use crate::format::region::Region;
 use crate::format::{MIB, Page, index};
 use crate::io::{ReadAt, WriteAt};
@@ -67,7 +68,7 @@ impl Session {
             at: 0,
             source,
         })?;
-        let CurrentHeader { header, slot } =
+        let CurrentHeader { mut header, slot } =
             header::read_current(&*file, file_len, &mut Findings::FirstError)?;
         if header.log_in_use() {
             Vhdx::open(Arc::clone(&file) as Arc<dyn ReadAt>)?;
@@ -83,11 +84,20 @@ impl Session {
                 log.length,
             ));
         }
+        // What no reader would take from the log is not begun.
+        if log.length > LOG_MAX {
+            return Err(Error::format(Rule::LogTooLong, log.offset, log.length));
+        }
+        if file_len > FILE_MIB_MAX * MIB {
+            return Err(Error::format(Rule::LogFileTooLong, 0, file_len));
+        }
         if header.sequence > SEQUENCE_MAX {
             return Err(Error::Parameters(
                 "the sequence number of the header can hardly grow: convert the disk instead of changing it",
             ));
         }
+        // The version of a log that was not in use says nothing; of the one that comes it would.
+        header.log_version = 0;
         let mut session = Self {
             file,
             durability,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::refusals::{
-    BAT, Break, HEADERS, ITEMS, Make, TABLES, base, child, copy, poke, poke64, put, tables,
-    third_region, unclean,
+    BAT, Break, HEADERS, ITEMS, Make, TABLES, base, child, copy, headers, poke, poke64, put,
+    tables, third_region, unclean,
 };
 use crate::support::{MIB, pattern, read};
-use vhdx::{Disk, DiskWriter, Durability, ReadAt, WriteAt, inspect, replay_log};
+use vhdx::{Disk, DiskWriter, Durability, MemoryFile, ReadAt, Rule, WriteAt, inspect, replay_log};
 
 #[track_caller]
 fn tolerates(make: Make, change: Break) -> Disk {
@@ -53,6 +53,42 @@ fn tolerates_what_real_files_have() {
     // A trimmed block that keeps its space reads as zeros.
     let disk = tolerates(base, |f| poke64(f, BAT + 16, (5 << 20) | 3));
     assert_eq!(read(&disk, 2 * MIB, 512), [0; 512]);
+}
+
+#[test]
+fn the_version_of_an_unused_log_is_not_that_of_the_one_begun() {
+    let file = base();
+    headers(&file, |header| header[64] = 1);
+    let writer = DiskWriter::open(Arc::clone(&file), Vec::new(), Durability::PowerLoss).unwrap();
+    writer.write_at(&[7; 512], 4 * MIB).unwrap();
+    writer.zero(0, MIB).unwrap();
+    writer.flush().unwrap();
+    drop(writer);
+    assert!(inspect(Arc::clone(&file)).unwrap().unclean);
+    let disk = Disk::open(file).unwrap();
+    assert_eq!(read(&disk, 4 * MIB, 512), [7; 512]);
+}
+
+#[test]
+fn a_log_that_no_reader_would_take_is_not_begun() {
+    let open = |file: &Arc<MemoryFile>| {
+        Disk::open(Arc::clone(file)).unwrap();
+        let leaf = Arc::clone(file);
+        DiskWriter::open(leaf, Vec::new(), Durability::PowerLoss)
+            .unwrap_err()
+            .rule()
+    };
+    let file = base();
+    WriteAt::set_len(&file, 1024 * MIB).unwrap();
+    headers(&file, |header| {
+        put(header, 68, &0x1010_0000_u32.to_le_bytes());
+        put(header, 72, &(512 * MIB).to_le_bytes());
+    });
+    assert_eq!(open(&file), Some(Rule::LogTooLong));
+
+    let file = base();
+    WriteAt::set_len(&file, (256 << 40) + MIB).unwrap();
+    assert_eq!(open(&file), Some(Rule::LogFileTooLong));
 }
 
 #[test]
