@@ -263,7 +263,9 @@ fn check(params: &Params) -> Result<(), Error> {
         || params.size > metadata::DISK_MAX
         || !params.size.is_multiple_of(u64::from(params.logical))
     {
-        return refuse("the size must be a multiple of the logical sector size, up to 64 TiB");
+        return refuse(
+            "the size must be a multiple of the logical sector size, from one sector up to 64 TiB",
+        );
     }
     if (params.kind == DiskKind::Differencing) != params.parent.is_some() {
         return refuse("a differencing disk, and no other, has a parent");
