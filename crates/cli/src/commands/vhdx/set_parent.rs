@@ -77,7 +77,9 @@ pub(super) fn run(ctx: &Ctx, args: &SetParentArgs) -> Result<Exit, Failure> {
             "--force takes it all the same; right only where its content is that of the parent",
         ));
     }
-    let link = link(path, &args.parent, &parent, &args.parent_path)?;
+    // Readers look from where the file lies, not from where a link to it does.
+    let place = std::fs::canonicalize(path).map_err(|error| io_failed("open", path, &error))?;
+    let link = link(&place, &args.parent, &parent, &args.parent_path)?;
     let now = vhdx::set_parent(child, &link, Durability::PowerLoss)
         .map_err(|error| in_file(path, error))?;
     ctx.out.show(&Info::new(path, &now), Info::view)?;

@@ -282,6 +282,22 @@ fn a_child_is_told_of_its_parent() {
         .expect(2);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_child_named_by_a_link_is_told_from_its_own_folder() {
+    let bench = Bench::new();
+    let base = bench.disk("base.vhdx", 32 * MIB, &[]);
+    let child = bench.child("child.avhdx", &base);
+    std::fs::create_dir(bench.path("elsewhere")).unwrap();
+    let moved = bench.path("elsewhere/child.avhdx");
+    std::fs::rename(&child.disk, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &child.disk).unwrap();
+    let told = bench.json(&["set-parent", "child.avhdx", "base.vhdx"]);
+    assert_eq!(told["parent"]["relative_path"], r"..\base.vhdx");
+    bench.run(&["export", "child.avhdx", "out.raw"]).expect(0);
+    child.is_image(&bench.path("out.raw"));
+}
+
 #[test]
 fn a_disk_does_not_become_its_own_ancestor() {
     let bench = Bench::new();
