@@ -9,7 +9,7 @@ use super::progress::Progress;
 use crate::failure::Failure;
 
 /// How much is read and written at once.
-pub(super) const PIECE_BYTES: u64 = 4 << 20;
+pub(super) const PIECE_BYTES: u64 = 128 << 10;
 /// Bytes looked at together for whether they are all zero.
 const ZERO_BYTES: usize = 64 << 10;
 static ZEROS: [u8; ZERO_BYTES] = [0; ZERO_BYTES];

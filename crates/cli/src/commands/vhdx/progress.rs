@@ -38,12 +38,19 @@ pub(super) struct Ctx {
     pub(super) out: Output,
     stop: Stop,
     lines: bool,
+    /// Someone watches a terminal. Asked once: the answer costs a system call, and work asks often.
+    bar: bool,
 }
 
 impl Ctx {
     /// Makes the surroundings of one verb; `lines` asks for progress line by line.
     pub(super) fn new(out: Output, stop: Stop, lines: bool) -> Self {
-        Self { out, stop, lines }
+        Self {
+            bar: out.shows_progress(),
+            out,
+            stop,
+            lines,
+        }
     }
 
     /// Begins to tell the progress of work, named by verb and file.
@@ -72,7 +79,7 @@ impl Progress<'_> {
     pub(super) fn at(&mut self, done: u64, total: u64) -> ControlFlow<()> {
         if self.ctx.lines {
             self.line(done, total);
-        } else if self.ctx.out.shows_progress() {
+        } else if self.ctx.bar {
             let title = &self.title;
             let bar = self.bar.get_or_insert_with(|| new_bar(title));
             bar.set_length(total);
