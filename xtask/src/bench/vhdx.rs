@@ -19,6 +19,8 @@ const TIB: u64 = 1 << 40;
 const BLOCK: u64 = 32 * MIB;
 /// Bytes of a random read.
 const READ: u64 = 64 << 10;
+/// QEMU takes no step this long.
+const STEP_END: u64 = 1 << 31;
 /// Memory that the longest table takes in a file system in memory, with room to spare.
 const TABLE_BYTES: u64 = 600 * MIB;
 
@@ -338,7 +340,12 @@ impl Bench<'_> {
         };
         // `qemu-img bench` goes on by a step and wraps around: a step of odd length, some 0.618 of the disk, meets all
         // places in an order that looks like chance. Ours goes the same way.
-        let step = ((bytes / READ * 618 / 1000) | 1) * READ;
+        // A half or a quarter of the step scatters as well.
+        let mut step = bytes / READ * 618 / 1000;
+        while step * READ >= STEP_END {
+            step /= 2;
+        }
+        let step = (step | 1) * READ;
         let [count, size, step] = [count, READ, step].map(|number| number.to_string());
         // The disk into the cache.
         self.make(&["read", disk])?;
@@ -574,7 +581,7 @@ them. Processor time (user and system) decides, wall time is shown. All data is 
 - `cp` does not wait until the disk has its bytes; bulk write and merge do, and their wall time shows it.
 - Conversion looks for zeros in what it reads, as `qemu-img convert` does. QEMU reads no chains; in ours every other MiB is in
   the child.
-- Random reads: `qemu-img bench -t writeback` with a step of 0.618 of the disk, ours at the same places in the same order. The
+- Random reads: `qemu-img bench -t writeback` with a step of 0.618 of the disk (halved until it is below 2 GiB), ours at the same places in the same order. The
   disk lies in the system's cache on both sides, so that programs are compared and not the drive. 32 at a time: QEMU has
   so many requests under way, ours so many threads.
 - Merges go into an empty parent, which grows. `cp` copies the child's file: the same bytes with the same holes between.
