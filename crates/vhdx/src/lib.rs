@@ -69,7 +69,8 @@
 //! Invariants:
 //! - Bytes of a file never cause a panic, and no length from it is allocated or looped over unchecked. What breaks a rule is
 //!   refused by the name of the rule.
-//! - Memory is bounded whatever the size of the disk: at most 32 MiB of block table and 2 MiB of bitmaps per file.
+//! - Reading takes bounded memory whatever the size of the disk: at most 32 MiB of block table and 2 MiB of bitmaps per file. A
+//!   writer also keeps a map of the holes of its file, which grows with their number.
 //! - A file is at every moment, whatever the end of the process or the machine, either whole or refused: a new one has no
 //!   header before it is finished, and metadata of an old one changes through the log only.
 //! - What reads as zero because nothing is known of it does not exist: every byte is data, zeros, or an error.
