@@ -20,8 +20,11 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Returns the workspace's folder.
+///
+/// Cargo says at run time where it is: with a target folder shared by two clones, what was compiled in may be the other's.
 pub(crate) fn root() -> PathBuf {
-    let mut folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut folder = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     folder.pop();
     folder
 }
