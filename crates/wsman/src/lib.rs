@@ -8,6 +8,7 @@
 //! Invariants: bytes of the other side never panic and never allocate beyond the limits in [`limits`]; elements are
 //! found by namespace URI, never by prefix; replies are written with the prefixes `s a w n p` because existing
 //! clients look for exactly those.
+//! Messages sealed for plain HTTP are framed by [`sealed`]; the keys are elsewhere.
 //! Not here: sockets, authentication, what a query means (WQL is text here), what a class does.
 
 mod cim_xml;
@@ -18,6 +19,7 @@ mod object_path;
 mod properties;
 mod request;
 mod response;
+pub mod sealed;
 mod time;
 pub mod uri;
 mod value;
