@@ -14,6 +14,7 @@ mod import;
 mod inventory;
 mod jobs;
 mod marks;
+mod merging;
 mod objects;
 mod power;
 mod reference_points;
@@ -37,6 +38,7 @@ pub use facts::{HostFacts, Readiness, VolumeFacts};
 pub use frozen::CheckpointFiles;
 pub use import::PlannedVm;
 pub use marks::{Mark, NotOurs};
+pub use merging::ExportCheckpoints;
 pub use reference_points::{RctId, ReferencePoint};
 pub use slots::{ParseSlotError, Slot};
 pub use vm::{

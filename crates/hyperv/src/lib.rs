@@ -23,7 +23,7 @@ pub use files::{
 };
 pub use host::{
     Activity, Changes, Checkpoint, CheckpointDisk, CheckpointFiles, CheckpointKind, ConfigFile,
-    DiskFile, DiskFileKind, DiskFormat, Folders, Host, HostFacts, Limits, Mark, NotOurs,
-    ParseSlotError, PlannedVm, RctId, Readiness, ReferencePoint, Slot, TakenCheckpoint, VmDisk,
-    VmFacts, VmSummary, VolumeFacts,
+    DiskFile, DiskFileKind, DiskFormat, ExportCheckpoints, Folders, Host, HostFacts, Limits, Mark,
+    NotOurs, ParseSlotError, PlannedVm, RctId, Readiness, ReferencePoint, Slot, TakenCheckpoint,
+    VmDisk, VmFacts, VmSummary, VolumeFacts,
 };

@@ -236,6 +236,7 @@ impl Host {
             Err(error) => Err(error),
         };
         if exists().await? {
+            self.ensure_merging(vm).await;
             let parameters = Properties::new()
                 .with(
                     "AffectedSnapshot",
@@ -287,6 +288,7 @@ impl Host {
         if gone().await? {
             return Ok(());
         }
+        self.ensure_merging(vm).await;
         let parameters = Properties::new().with(
             "AffectedSnapshot",
             by_instance_id(objects::SETTINGS, checkpoint),

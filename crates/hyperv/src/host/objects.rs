@@ -22,6 +22,7 @@ pub(super) const SECURITY: &str = "Msvm_SecuritySettingData";
 pub(super) const FIBRE_CHANNEL: &str = "Msvm_SyntheticFcPortSettingData";
 pub(super) const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
 pub(super) const REFERENCE_POINT: &str = "Msvm_VirtualSystemReferencePoint";
+pub(super) const DISK_MERGE: &str = "Msvm_DiskMergeSettingData";
 
 pub(super) const SUBTYPE_SCSI: &str = "Microsoft:Hyper-V:Synthetic SCSI Controller";
 pub(super) const SUBTYPE_DISK_DRIVE: &str = "Microsoft:Hyper-V:Synthetic Disk Drive";
