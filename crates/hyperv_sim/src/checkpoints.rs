@@ -55,7 +55,7 @@ pub(crate) fn create(engine: &Engine, vm_id: Uuid, wish: Wish<'_>) -> Result<(),
         let children = children_of(&vm, &slots, wish.id)?;
         for slot in &slots {
             let path = parse_path(&slot.path)?;
-            volume::need_room(engine, path.letter(), CHILD_BYTES, "CreateSnapshot")?;
+            volume::need_room(engine, &path, CHILD_BYTES, "CreateSnapshot")?;
         }
         disks.detach_all(engine);
         let frozen = freeze(engine, &vm, &slots, &children, wish);

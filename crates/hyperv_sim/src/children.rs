@@ -11,6 +11,7 @@ use crate::disks::{Hold, base_of, open_link, parse_path};
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::state::{Vm, guid};
+use crate::volume::volume_of;
 use crate::winpath::WinPath;
 
 /// Names the child each disk gets: `<disk>_<GUID>.avhdx` beside the file it freezes.
@@ -56,20 +57,17 @@ pub(crate) fn link_to(
     child: &WinPath,
     parent_info: &FileInfo,
 ) -> ParentLink {
-    let volume = engine.read(|state| {
-        state
-            .host
-            .volumes
-            .iter()
-            .find(|volume| volume.letter == parent.letter())
-            .map(|volume| volume.id)
+    let volume_path = engine.read(|state| {
+        let volume = volume_of(&state.host.volumes, parent)?;
+        let below = parent.below(&volume.root())?;
+        Some(format!("{}{}", volume.device_id(), below.join(r"\")))
     });
     let relative =
         (parent.parent() == child.parent()).then(|| format!(r".\{}", parent.file_name()));
     ParentLink {
         data_write_guid: parent_info.data_write_guid,
         relative_path: relative,
-        volume_path: volume.map(|id| format!(r"\\?\Volume{{{id}}}\{}", parent.below_root())),
+        volume_path,
         absolute_path: Some(parent.to_string()),
     }
 }

@@ -36,6 +36,11 @@ pub(crate) enum Hold {
 
 /// Opens one disk file.
 pub(crate) fn open_file(engine: &Engine, path: &WinPath, hold: Hold) -> Result<Arc<File>, Failure> {
+    if hold == Hold::Exclusive && path.shadow_number().is_some() {
+        return Err(Failure::failed(format!(
+            "the media is write protected: '{path}' is on a shadow copy"
+        )));
+    }
     let local = engine.local(path);
     let io = |err| Failure::io(format!("open '{path}'"), &err);
     let file = File::options()

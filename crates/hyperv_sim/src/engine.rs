@@ -23,6 +23,7 @@ use crate::faults;
 use crate::jobs::Job;
 use crate::merge;
 use crate::methods::Operation;
+use crate::shadow;
 use crate::state::{
     HostState, JobsState, Knobs, Layout, Power, Vm, load_host, load_jobs, load_vms, save,
 };
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
     workers: Mutex<Vec<JoinHandle<()>>>,
     /// VMs that a thread is merging files for.
     pub(crate) merging: Mutex<HashSet<Uuid>>,
+    /// Held while a shadow copy is being made.
+    pub(crate) shadowing: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,6 +104,7 @@ impl Engine {
             stop: AtomicBool::new(false),
             workers: Mutex::default(),
             merging: Mutex::default(),
+            shadowing: Mutex::default(),
         });
         engine.resume();
         Ok(engine)
@@ -108,6 +112,7 @@ impl Engine {
 
     /// Takes up what a stop or kill interrupted.
     fn resume(self: &Arc<Self>) {
+        shadow::remove_strays(self);
         let (vms, jobs): (Vec<Vm>, Vec<Uuid>) = self.read(|state| {
             let open = state
                 .jobs
@@ -169,13 +174,9 @@ impl Engine {
         self.stop.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn volumes(&self) -> PathBuf {
-        self.layout.volumes()
-    }
-
     /// Returns the local file behind a Windows path.
     pub(crate) fn local(&self, path: &WinPath) -> PathBuf {
-        path.local(&self.volumes())
+        path.local(&self.layout)
     }
 
     pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -297,6 +298,20 @@ impl Engine {
         let disks = self.disks_of(id);
         let mut disks = lock(&disks);
         work(&mut disks)
+    }
+
+    /// Runs `work` while nobody touches the files of any VM; it gets the disk files that VMs hold.
+    pub(crate) fn with_all_disks<T>(&self, work: impl FnOnce(&[WinPath]) -> T) -> T {
+        // In the order of ids, and nobody else holds more than one: two cannot wait for each other.
+        let ids: Vec<Uuid> = self.read(|state| state.vms.keys().copied().collect());
+        let disks: Vec<_> = ids.into_iter().map(|id| self.disks_of(id)).collect();
+        let held: Vec<_> = disks.iter().map(|disks| lock(disks)).collect();
+        let open: Vec<WinPath> = held
+            .iter()
+            .flat_map(|disks| &disks.open)
+            .map(|disk| disk.path.clone())
+            .collect();
+        work(&open)
     }
 
     /// Takes a fault that applies, counting it down.

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::pattern::{mix, pattern};
 use crate::state::{Power, Vm};
-use crate::volume::free_bytes;
+use crate::volume::{free_bytes, volume_of};
 use crate::winpath::same_path;
 
 /// Bytes handled at once.
@@ -253,7 +253,7 @@ struct Room<'a> {
     engine: &'a Engine,
     vm: Uuid,
     name: String,
-    left: BTreeMap<char, u64>,
+    left: BTreeMap<Uuid, u64>,
 }
 
 impl<'a> Room<'a> {
@@ -269,18 +269,16 @@ impl<'a> Room<'a> {
     fn write(&mut self, disk: &mut OpenDisk, offset: u64, piece: &[u8]) -> Result<(), CtlError> {
         let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         let needed = bytes.saturating_add(OVERHEAD_BYTES);
-        let letter = disk.path.letter();
-        let left = self.left.entry(letter).or_default();
+        let volume = self
+            .engine
+            .read(|state| volume_of(&state.host.volumes, &disk.path).cloned());
+        let volume = volume.ok_or_else(|| {
+            let message = format!("'{}' is on no volume of this host", disk.path);
+            CtlError::new(CtlErrorKind::Failed, message)
+        })?;
+        let left = self.left.entry(volume.id).or_default();
         if *left < needed {
-            let volume = self.engine.read(|state| {
-                state
-                    .host
-                    .volumes
-                    .iter()
-                    .find(|volume| volume.letter == letter)
-                    .cloned()
-            });
-            *left = volume.map_or(0, |volume| free_bytes(self.engine, &volume));
+            *left = free_bytes(self.engine, &volume);
         }
         if *left < needed
             || self
@@ -296,8 +294,9 @@ impl<'a> Room<'a> {
             return Err(CtlError::new(
                 CtlErrorKind::Failed,
                 format!(
-                    "volume {letter}: is full and {name} is paused; make room (`sim ctl volume set`), then \
-                     `sim ctl power {name} on`"
+                    "volume {} is full and {name} is paused; make room (`sim ctl volume set`), then \
+                     `sim ctl power {name} on`",
+                    volume.name()
                 ),
             ));
         }

@@ -229,7 +229,7 @@ fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<()
     let room = child_file
         .metadata()
         .map_or(0, |metadata| platform::allocated_bytes(&metadata));
-    volume::need_room(engine, parent_path.letter(), room, "merge")?;
+    volume::need_room(engine, &parent_path, room, "merge")?;
     let base = base_of(vm, &child_path)?;
     rct::unseal(&engine.local(&base))
         .map_err(|err| Failure::io(format!("mark '{base}' as used"), &err))?;

@@ -30,17 +30,37 @@ pub(crate) struct HostState {
     pub(crate) build: u32,
     pub(crate) created: Timestamp,
     pub(crate) volumes: Vec<Volume>,
+    #[serde(default)]
+    pub(crate) shadows: Vec<Shadow>,
+    /// The number of the newest shadow copy there ever was.
+    #[serde(default)]
+    pub(crate) last_shadow: u32,
     pub(crate) switches: Vec<Switch>,
     pub(crate) faults: Vec<FaultSpec>,
     pub(crate) knobs: Knobs,
 }
 
-/// A volume with a drive letter.
+/// A volume: with a drive letter of its own, or mounted at a folder of another one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Volume {
+    /// Its drive letter, or that of the volume it is mounted on.
     pub(crate) letter: char,
+    /// The folder it is mounted at, below the root of `letter`: `Mount\Data`; empty where it has a drive letter.
+    #[serde(default)]
+    pub(crate) folder: String,
     pub(crate) id: Uuid,
     pub(crate) capacity_bytes: u64,
+}
+
+/// A shadow copy: a volume as it was at a moment, in a folder of its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Shadow {
+    pub(crate) id: Uuid,
+    pub(crate) set: Uuid,
+    /// `HarddiskVolumeShadowCopy<number>`; never given twice.
+    pub(crate) number: u32,
+    pub(crate) volume: Uuid,
+    pub(crate) created: Timestamp,
 }
 
 /// A virtual switch.
@@ -70,6 +90,16 @@ pub(crate) struct Knobs {
     pub(crate) envelope_bytes: u64,
     /// How late a slow reply comes.
     pub(crate) slow_millis: u64,
+    /// How long Win32_ShadowCopy.Create takes, besides its work.
+    pub(crate) shadow_millis: u64,
+    /// Most shadow copies of one volume.
+    pub(crate) shadow_limit: u64,
+    /// What Win32_ShadowCopy.Create answers whatever it is asked for; 0: what is right.
+    pub(crate) shadow_code: u64,
+    /// Whether a shadow copy of a disk in use may need its log replayed, as after a power cut.
+    pub(crate) shadow_torn: bool,
+    /// Whether a shadow copy can also be reached as `@GMT-yyyy.mm.dd-hh.mm.ss` below the root of its volume.
+    pub(crate) shadow_gmt: bool,
 }
 
 /// Which id a recovery checkpoint's configuration imports to; not confirmed on real hosts, so both can be had.
@@ -93,6 +123,11 @@ impl Default for Knobs {
             recovery_import_id: RecoveryImportId::Vm,
             envelope_bytes: 512_000,
             slow_millis: 2_000,
+            shadow_millis: 0,
+            shadow_limit: 64,
+            shadow_code: 0,
+            shadow_torn: true,
+            shadow_gmt: false,
         }
     }
 }
@@ -288,6 +323,11 @@ impl Layout {
         self.dir.join("volumes")
     }
 
+    /// Frozen views of volumes, a folder each.
+    pub(crate) fn shadows(&self) -> PathBuf {
+        self.dir.join("shadows")
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
         self.dir.join("lock")
     }
@@ -314,10 +354,13 @@ pub(crate) fn new_host(name: &str, volumes: &[(char, u64)], now: Timestamp) -> H
             .iter()
             .map(|&(letter, capacity_bytes)| Volume {
                 letter,
+                folder: String::new(),
                 id: Uuid::new_v4(),
                 capacity_bytes,
             })
             .collect(),
+        shadows: Vec::new(),
+        last_shadow: 0,
         switches: Vec::new(),
         faults: Vec::new(),
         knobs: Knobs::default(),

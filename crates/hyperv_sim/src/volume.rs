@@ -1,58 +1,127 @@
 //! Volumes: what they hold and how much room is left.
+//!
+//! A volume has a drive letter, or is mounted at a folder of another volume: its files then lie below that folder, and
+//! belong to the mounted volume alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
 
 use crate::ctl::{FaultRule, FileInfo};
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::platform;
+use crate::shadow;
 use crate::state::Volume;
+use crate::winpath::WinPath;
 
-/// Returns the bytes left on a volume: its capacity without what its files take.
+impl Volume {
+    /// A new volume, to be mounted at a path.
+    pub(crate) fn new(root: &WinPath, capacity_bytes: u64) -> Self {
+        Self {
+            letter: root.letter().unwrap_or('C'),
+            folder: root.below_root(),
+            id: Uuid::new_v4(),
+            capacity_bytes,
+        }
+    }
+
+    /// Returns where the volume is mounted.
+    pub(crate) fn root(&self) -> WinPath {
+        let drive = WinPath::drive(self.letter);
+        drive.join(&self.folder).unwrap_or(drive)
+    }
+
+    /// Returns `Win32_Volume.Name`: `C:\`, `C:\Mount\Data\`.
+    pub(crate) fn name(&self) -> String {
+        let root = self.root();
+        if root.is_root() {
+            root.to_string()
+        } else {
+            format!(r"{root}\")
+        }
+    }
+
+    /// Returns `Win32_Volume.DeviceID`: the volume's name that no mounting changes.
+    pub(crate) fn device_id(&self) -> String {
+        format!(r"\\?\Volume{{{}}}\", self.id)
+    }
+}
+
+/// Returns the volume a path is on: the one that is mounted nearest above it.
+pub(crate) fn volume_of<'a>(volumes: &'a [Volume], path: &WinPath) -> Option<&'a Volume> {
+    volumes
+        .iter()
+        .filter_map(|volume| Some((volume, path.below(&volume.root())?.len())))
+        .min_by_key(|&(_, below)| below)
+        .map(|(volume, _)| volume)
+}
+
+/// Returns the local folder of a volume, and those within it that belong to other volumes.
+pub(crate) fn local_folders(engine: &Engine, volume: &Volume) -> (PathBuf, Vec<PathBuf>) {
+    let others = engine.read(|state| state.host.volumes.clone());
+    let root = volume.root();
+    let mounted = others
+        .iter()
+        .filter(|other| other.id != volume.id && other.root().below(&root).is_some())
+        .map(|other| engine.local(&other.root()))
+        .collect();
+    (engine.local(&root), mounted)
+}
+
+/// Returns the bytes left on a volume: its capacity without what its files and shadow copies take.
 pub(crate) fn free_bytes(engine: &Engine, volume: &Volume) -> u64 {
-    let mut used = 0_u64;
-    walk(
-        &engine.volumes().join(volume.letter.to_string()),
-        &mut |_, metadata| {
-            used = used.saturating_add(platform::allocated_bytes(metadata));
-        },
-    );
+    let mut used = shadow::used_bytes(engine, volume);
+    let (root, mounted) = local_folders(engine, volume);
+    walk(&root, &mounted, &mut |_, metadata| {
+        used = used.saturating_add(platform::allocated_bytes(metadata));
+    });
     volume.capacity_bytes.saturating_sub(used)
 }
 
-/// Refuses where a volume has less than `needed` bytes left, or a fault rule says that it has none.
+/// Refuses where the volume of a path has less than `needed` bytes left, or a fault rule says that it has none.
 pub(crate) fn need_room(
     engine: &Engine,
-    letter: char,
+    path: &WinPath,
     needed: u64,
     on: &str,
 ) -> Result<(), Failure> {
-    let volume = engine.read(|state| {
-        state
-            .host
-            .volumes
-            .iter()
-            .find(|volume| volume.letter == letter)
-            .cloned()
-    });
-    let volume = volume.ok_or_else(|| Failure::invalid(format!("there is no volume {letter}:")))?;
+    if path.shadow_number().is_some() {
+        return Err(Failure::failed(format!(
+            "the media is write protected: '{path}' is on a shadow copy"
+        )));
+    }
+    let volume = engine.read(|state| volume_of(&state.host.volumes, path).cloned());
+    let volume = volume.ok_or_else(|| Failure::invalid(format!("there is no volume of {path}")))?;
     let free = free_bytes(engine, &volume);
     if free < needed || engine.fault(FaultRule::DiskFull, &[on], None) {
         return Err(Failure::failed(format!(
-            "there is not enough space on the disk: volume {letter}: has {free} bytes left, {needed} are needed"
+            "there is not enough space on the disk: volume {} has {free} bytes left, {needed} are needed",
+            volume.name()
         )));
     }
     Ok(())
 }
 
-/// Lists the files of every volume by Windows path.
+/// Lists the files of every volume and shadow copy by Windows path.
 pub(crate) fn files(engine: &Engine) -> Vec<FileInfo> {
+    let (volumes, shadows) =
+        engine.read(|state| (state.host.volumes.clone(), state.host.shadows.clone()));
+    let mut roots: Vec<(WinPath, PathBuf, Vec<PathBuf>)> = Vec::new();
+    for volume in volumes {
+        let (local, mounted) = local_folders(engine, &volume);
+        roots.push((volume.root(), local, mounted));
+    }
+    for shadow in shadows {
+        let root = WinPath::shadow(shadow.number);
+        let local = engine.local(&root);
+        roots.push((root, local, Vec::new()));
+    }
     let mut files = Vec::new();
-    for volume in engine.read(|state| state.host.volumes.clone()) {
-        let root = engine.volumes().join(volume.letter.to_string());
-        walk(&root, &mut |path, metadata| {
+    for (root, local, mounted) in roots {
+        walk(&local, &mounted, &mut |path, metadata| {
             let names: Vec<_> = path
-                .strip_prefix(&root)
+                .strip_prefix(&local)
                 .map(|below| {
                     below
                         .iter()
@@ -60,9 +129,9 @@ pub(crate) fn files(engine: &Engine) -> Vec<FileInfo> {
                         .collect()
                 })
                 .unwrap_or_default();
-            let path = format!(r"{}:\{}", volume.letter, names.join(r"\"));
+            let folder = root.to_string();
             files.push(FileInfo {
-                path,
+                path: format!(r"{}\{}", folder.trim_end_matches('\\'), names.join(r"\")),
                 size_bytes: metadata.len(),
             });
         });
@@ -71,7 +140,12 @@ pub(crate) fn files(engine: &Engine) -> Vec<FileInfo> {
     files
 }
 
-fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &std::fs::Metadata)) {
+/// Visits every file below a folder, without the folders in `skip`. Links are not followed.
+pub(crate) fn walk(
+    folder: &Path,
+    skip: &[PathBuf],
+    visit: &mut dyn FnMut(&Path, &std::fs::Metadata),
+) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
     };
@@ -81,7 +155,10 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &std::fs::Metadata)) {
             continue;
         };
         if metadata.is_dir() {
-            walk(&entry.path(), visit);
+            let path = entry.path();
+            if !skip.contains(&path) {
+                walk(&path, skip, visit);
+            }
         } else if metadata.is_file() {
             visit(&entry.path(), &metadata);
         }

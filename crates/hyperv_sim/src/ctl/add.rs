@@ -216,7 +216,7 @@ fn copy_disk(engine: &Engine, disk: &DiskAdd) -> Result<WinPath, CtlError> {
         return Err(conflict(format!("'{path}' exists already")));
     }
     let needed = platform::allocated_bytes(&source.metadata().map_err(io)?);
-    volume::need_room(engine, path.letter(), needed, "vm-add").map_err(failed)?;
+    volume::need_room(engine, &path, needed, "vm-add").map_err(failed)?;
     if let Some(folder) = local.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }

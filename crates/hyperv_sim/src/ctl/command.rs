@@ -90,7 +90,7 @@ pub enum Command {
     },
     /// Sets the capacity of a volume (made where it is missing).
     VolumeSet {
-        /// Drive letter.
+        /// Drive letter, or the folder it is mounted at, such as `C:\Mount\Data`.
         volume: String,
         /// Bytes.
         capacity_bytes: u64,
@@ -102,7 +102,8 @@ pub enum Command {
     /// Removes all fault rules; settings stay.
     FaultClear,
     /// Changes a setting: `job_millis`, `merge_millis`, `partial_changes`, `coarse_bytes`, `nil_arrays`,
-    /// `recovery_import_id`, `envelope_bytes`, `slow_millis`.
+    /// `recovery_import_id`, `envelope_bytes`, `slow_millis`, `shadow_millis`, `shadow_limit`, `shadow_code`,
+    /// `shadow_torn`, `shadow_gmt`.
     FaultSet {
         /// Name of the setting.
         key: String,

@@ -173,17 +173,13 @@ pub(crate) fn execute(
         Command::Path { path } => {
             let parsed = WinPath::parse(path)
                 .map_err(|err| CtlError::new(CtlErrorKind::Usage, err.to_string()))?;
-            let known = engine.read(|state| {
-                state
-                    .host
-                    .volumes
-                    .iter()
-                    .any(|volume| volume.letter == parsed.letter())
+            let known = engine.read(|state| match parsed.shadow_number() {
+                Some(number) => state.host.shadows.iter().any(|s| s.number == number),
+                None => volume::volume_of(&state.host.volumes, &parsed).is_some(),
             });
             if !known {
                 return Err(not_found(format!(
-                    "there is no volume {}:",
-                    parsed.letter()
+                    "this host has no volume or shadow copy for {parsed}"
                 )));
             }
             let local = engine.local(&parsed);
@@ -341,42 +337,47 @@ fn create_checkpoint(
     )))
 }
 
-fn set_volume(engine: &Engine, letter: &str, capacity_bytes: u64) -> Result<Reply, CtlError> {
-    let letter = letter.trim_end_matches([':', '\\']);
-    let mut chars = letter.chars();
-    let letter = match (chars.next(), chars.next()) {
-        (Some(letter), None) if letter.is_ascii_alphabetic() => letter.to_ascii_uppercase(),
-        _ => {
-            return Err(CtlError::new(
-                CtlErrorKind::Usage,
-                format!("{letter:?} is no drive letter; write C"),
-            ));
-        }
+fn set_volume(engine: &Engine, text: &str, capacity_bytes: u64) -> Result<Reply, CtlError> {
+    let usage = |message: String| CtlError::new(CtlErrorKind::Usage, message);
+    // A bare letter is enough.
+    let path = if text.chars().count() == 1 {
+        format!("{text}:")
+    } else {
+        text.to_owned()
     };
-    std::fs::create_dir_all(engine.volumes().join(letter.to_string()))
+    let root = WinPath::parse(&path).ok();
+    let root = root.filter(|root| root.shadow_number().is_none());
+    let root = root.ok_or_else(|| {
+        usage(format!(
+            r"{text:?} is no place for a volume; write C or C:\Mount\Data"
+        ))
+    })?;
+    std::fs::create_dir_all(engine.local(&root))
         .map_err(|err| failed(Failure::io("make the volume", &err)))?;
     let volume = engine
         .update_host(|host| {
-            if let Some(volume) = host
-                .volumes
-                .iter_mut()
-                .find(|volume| volume.letter == letter)
-            {
+            if let Some(volume) = host.volumes.iter_mut().find(|volume| volume.root() == root) {
                 volume.capacity_bytes = capacity_bytes;
                 return Ok(volume.clone());
             }
-            let volume = Volume {
-                letter,
-                id: Uuid::new_v4(),
-                capacity_bytes,
-            };
+            if !root.is_root() && volume::volume_of(&host.volumes, &root).is_none() {
+                return Err(Failure::invalid(format!(
+                    "there is no volume that {root} could be a folder of"
+                )));
+            }
+            let volume = Volume::new(&root, capacity_bytes);
             host.volumes.push(volume.clone());
             Ok(volume)
         })
         .map_err(failed)?;
     let free_bytes = volume::free_bytes(engine, &volume);
+    let shown = if root.is_root() {
+        volume.letter.to_string()
+    } else {
+        root.to_string()
+    };
     Ok(Reply::Volume(VolumeInfo {
-        volume: letter.to_string(),
+        volume: shown,
         capacity_bytes,
         free_bytes,
     }))

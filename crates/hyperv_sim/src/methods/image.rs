@@ -290,7 +290,7 @@ pub(crate) fn perform(
 fn make(engine: &Engine, disk: &NewDisk, job: &Job) -> Result<(), Failure> {
     let path = parse_path(&disk.path)?;
     let needed = if disk.fixed { disk.size } else { 0 };
-    volume::need_room(engine, path.letter(), needed, &job.method)?;
+    volume::need_room(engine, &path, needed, &job.method)?;
     let local = engine.local(&path);
     let io = |err: std::io::Error| Failure::io(format!("create '{path}'"), &err);
     if local.exists() {

@@ -13,6 +13,7 @@ mod params;
 mod planned;
 mod power;
 mod security;
+mod shadow;
 mod snapshot;
 mod system;
 
@@ -219,7 +220,7 @@ pub(crate) fn call(
         "Msvm_SecurityService" => security::call(&call, method),
         "Msvm_ComputerSystem" | "Msvm_ShutdownComponent" => power::call(&call, method),
         "Msvm_ConcreteJob" => answers::job_call(&call, method),
-        "Win32_ShadowCopy" if method == "Create" => Some(Ok(Answer::code(4))),
+        "Win32_ShadowCopy" => shadow::call(&call, method),
         _ => None,
     };
     match answer {

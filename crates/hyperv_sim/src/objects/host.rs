@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use crate::cim::{Object, Value, cimv2, v2};
 use crate::clock::{dmtf, now};
 use crate::engine::{Engine, State};
-use crate::state::{Switch, Volume, guid};
+use crate::state::{Shadow, Switch, Volume, guid};
 use crate::volume::free_bytes;
+use crate::winpath::WinPath;
 
 static STARTED: LazyLock<String> = LazyLock::new(|| dmtf(now()));
 
@@ -178,17 +179,25 @@ pub(super) fn of_class(
                 .iter()
                 .map(|(volume, free)| win32_volume(state, volume, *free)),
         ),
-        "Win32_LogicalDisk" => objects.extend(volumes.iter().map(|(volume, free)| {
-            Object::new(cimv2(class))
-                .with("DeviceID", format!("{}:", volume.letter))
-                .with("Name", format!("{}:", volume.letter))
-                .with("DriveType", 3_u64)
-                .with("FileSystem", "NTFS")
-                .with("Size", volume.capacity_bytes)
-                .with("FreeSpace", *free)
-                .with("SystemName", host.name.as_str())
-        })),
-        // Win32_MountPoint, Win32_ShadowCopy: none on this host.
+        "Win32_LogicalDisk" => {
+            let lettered = volumes
+                .iter()
+                .filter(|(volume, _)| volume.folder.is_empty());
+            objects.extend(lettered.map(|(volume, free)| {
+                Object::new(cimv2(class))
+                    .with("DeviceID", format!("{}:", volume.letter))
+                    .with("Name", format!("{}:", volume.letter))
+                    .with("DriveType", 3_u64)
+                    .with("FileSystem", "NTFS")
+                    .with("Size", volume.capacity_bytes)
+                    .with("FreeSpace", *free)
+                    .with("SystemName", host.name.as_str())
+            }));
+        }
+        "Win32_ShadowCopy" => {
+            objects.extend(host.shadows.iter().map(|shadow| shadow_copy(state, shadow)));
+        }
+        // Win32_MountPoint: none on this host.
         _ => {}
     }
 }
@@ -221,11 +230,10 @@ fn operating_system(state: &State) -> Object {
 }
 
 fn win32_volume(state: &State, volume: &Volume, free: u64) -> Object {
-    Object::new(cimv2("Win32_Volume"))
-        .with("DeviceID", format!(r"\\?\Volume{{{}}}\", volume.id))
-        .with("Name", format!(r"{}:\", volume.letter))
-        .with("Caption", format!(r"{}:\", volume.letter))
-        .with("DriveLetter", format!("{}:", volume.letter))
+    let object = Object::new(cimv2("Win32_Volume"))
+        .with("DeviceID", volume.device_id())
+        .with("Name", volume.name())
+        .with("Caption", volume.name())
         .with("DriveType", 3_u64)
         .with("FileSystem", "NTFS")
         .with("Capacity", volume.capacity_bytes)
@@ -233,5 +241,49 @@ fn win32_volume(state: &State, volume: &Volume, free: u64) -> Object {
         .with("BlockSize", 4096_u64)
         .with("Label", "")
         .with("Automount", true)
-        .with("SystemName", state.host.name.as_str())
+        .with("SystemName", state.host.name.as_str());
+    if volume.folder.is_empty() {
+        object.with("DriveLetter", format!("{}:", volume.letter))
+    } else {
+        object
+    }
+}
+
+fn shadow_copy(state: &State, shadow: &Shadow) -> Object {
+    /// The provider that is part of Windows.
+    const PROVIDER: &str = "{B5946137-7B9F-4925-AF80-51ABD60B20D5}";
+    const CREATED: u64 = 12;
+    let volume = state.host.volumes.iter().find(|v| v.id == shadow.volume);
+    let host = state.host.name.as_str();
+    Object::new(cimv2("Win32_ShadowCopy"))
+        .with("ID", format!("{{{}}}", guid(shadow.id)))
+        .with("SetID", format!("{{{}}}", guid(shadow.set)))
+        .with("ProviderID", PROVIDER)
+        .with(
+            "DeviceObject",
+            WinPath::shadow(shadow.number)
+                .to_string()
+                .trim_end_matches('\\'),
+        )
+        .with(
+            "VolumeName",
+            volume.map(Volume::device_id).unwrap_or_default(),
+        )
+        .with("InstallDate", dmtf(shadow.created))
+        .with("State", CREATED)
+        .with("Count", 1_u64)
+        .with("OriginatingMachine", host)
+        .with("ServiceMachine", host)
+        .with("ClientAccessible", true)
+        .with("Persistent", true)
+        .with("NoAutoRelease", true)
+        .with("NoWriters", true)
+        .with("Differential", true)
+        .with("Plex", false)
+        .with("HardwareAssisted", false)
+        .with("Imported", false)
+        .with("NotSurfaced", false)
+        .with("Transportable", false)
+        .with("ExposedLocally", false)
+        .with("ExposedRemotely", false)
 }

@@ -13,12 +13,13 @@ use super::enumeration::{Enumeration, Enumerations, Style, batch};
 use super::targets::{
     check_namespace_selector, class_of, namespace_of, need_class, operation_name, unsupported,
 };
-use crate::cim::{Class, Object, has_keys, instance};
+use crate::cim::{Class, Object, Value, has_keys, instance};
 use crate::ctl::FaultRule;
 use crate::definition::owner_of;
 use crate::engine::Engine;
 use crate::methods::{self, job_reference};
 use crate::objects;
+use crate::shadow;
 use crate::wql::{self, Query, Scope};
 
 /// Smallest envelope a client may ask for.
@@ -158,13 +159,30 @@ impl Service {
             Operation::Invoke { method, parameters } => self.invoke(header, method, parameters),
             Operation::Delete => {
                 let class = class_of(header)?;
-                self.one(class, header)?;
-                Err(unsupported("objects of this class cannot be deleted").into())
+                let object = self.one(class, header)?;
+                if class.name != "Win32_ShadowCopy" {
+                    return Err(unsupported("objects of this class cannot be deleted").into());
+                }
+                self.delete_shadow(&object)?;
+                Ok((Reply::Empty, class.namespace.to_owned()))
             }
             Operation::Put(_) => {
                 Err(unsupported("objects are changed through methods only").into())
             }
         }
+    }
+
+    fn delete_shadow(&self, object: &Object) -> Result<(), Box<Fault>> {
+        let id = object
+            .get("ID")
+            .and_then(Value::as_text)
+            .and_then(|id| Uuid::try_parse(id).ok())
+            .ok_or_else(|| Fault::not_found("the shadow copy has no id"))?;
+        shadow::delete(&self.engine, id).map_err(|failure| {
+            Fault::new(Subcode::InternalError, failure.message.clone())
+                .with_hresult(hresult::FAILED, failure.message)
+                .into()
+        })
     }
 
     fn enumerate(

@@ -12,4 +12,5 @@ mod inventory;
 mod machines;
 mod random;
 mod restore;
+mod shadow;
 mod support;
