@@ -1,4 +1,13 @@
 //! Embedded instances as CIM-XML text: one typed writer (CIM DTD 2.0), a tolerant reader (also WMI DTD 2.0).
+//!
+//! Qualifiers, origins and marks of change that Windows writes are read over. Invariant: what was read and is written
+//! again reads the same, apart from a type that did not fit its value.
+
+mod prolog;
+mod references;
+
+use prolog::skip_prolog;
+use references::{read_reference, write_reference};
 
 use roxmltree::Node;
 
@@ -12,7 +21,14 @@ impl Instance {
         let mut w = Writer::default();
         w.open_with("INSTANCE", &[("CLASSNAME", &self.class)]);
         for (name, value) in self.iter() {
-            if let Value::Array(items) = value {
+            if let Value::Epr(epr) = value {
+                w.open_with(
+                    "PROPERTY.REFERENCE",
+                    &[("NAME", name), ("REFERENCECLASS", epr.class())],
+                );
+                write_reference(&mut w, epr);
+                w.close("PROPERTY.REFERENCE");
+            } else if let Value::Array(items) = value {
                 let cim_type = items
                     .iter()
                     .find(|item| !item.is_null())
@@ -20,6 +36,10 @@ impl Instance {
                 w.open_with("PROPERTY.ARRAY", &[("NAME", name), ("TYPE", cim_type)]);
                 w.open("VALUE.ARRAY");
                 for item in items {
+                    if let Value::Epr(epr) = item {
+                        write_reference(&mut w, epr);
+                        continue;
+                    }
                     match scalar_text(item) {
                         Some(text) => w.leaf("VALUE", &text),
                         None => w.empty_with("VALUE.NULL", &[]),
@@ -42,8 +62,7 @@ impl Instance {
     /// Reads an object from a CIM-XML text, with or without XML declaration or document type. Elements it does not
     /// know are skipped; a value that does not fit its declared type is kept as text.
     pub fn from_cim_xml(text: &str) -> Result<Self, MessageError> {
-        let text = skip_document_type(text.trim())?;
-        let document = xml::parse(&text)?;
+        let document = xml::parse(skip_prolog(text)?)?;
         let instance = document
             .descendants()
             .find(|node| node.tag_name().name() == "INSTANCE")
@@ -72,10 +91,15 @@ impl Instance {
                             .elements()
                             .map(|item| match item.tag_name().name() {
                                 "VALUE" => Ok(typed(cim_type, item.own_text()?)),
+                                "VALUE.REFERENCE" => read_reference(item),
                                 _ => Ok(Value::Null),
                             })
                             .collect::<Result<_, MessageError>>()?,
                     ),
+                    None => Value::Null,
+                },
+                "PROPERTY.REFERENCE" => match named(property, "VALUE.REFERENCE") {
+                    Some(reference) => read_reference(reference)?,
                     None => Value::Null,
                 },
                 _ => continue,
@@ -89,30 +113,6 @@ impl Instance {
 fn named<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
     node.elements()
         .find(|child| child.tag_name().name() == name)
-}
-
-/// Cuts out a document type without internal subset, which some programs put first; one with entities is refused.
-fn skip_document_type(text: &str) -> Result<std::borrow::Cow<'_, str>, MessageError> {
-    let Some(start) = text.find("<!DOCTYPE") else {
-        return Ok(text.into());
-    };
-    if text
-        .find("<INSTANCE")
-        .is_some_and(|instance| instance < start)
-    {
-        return Ok(text.into());
-    }
-    let malformed = |what: &str| MessageError::Malformed {
-        what: what.to_owned(),
-    };
-    let end = text[start..]
-        .find('>')
-        .ok_or_else(|| malformed("a document type does not end"))?
-        + start;
-    if text[start..end].contains('[') {
-        return Err(malformed("a document type with definitions is not allowed"));
-    }
-    Ok(format!("{}{}", &text[..start], &text[end + 1..]).into())
 }
 
 fn cim_type(value: &Value) -> &'static str {
@@ -138,8 +138,6 @@ fn cim_type(value: &Value) -> &'static str {
 fn scalar_text(value: &Value) -> Option<String> {
     if let Value::Bool(value) = value {
         Some(if *value { "TRUE" } else { "FALSE" }.to_owned())
-    } else if let Value::Epr(epr) = value {
-        Some(epr.to_path().to_string())
     } else if let Value::Instance(instance) = value {
         Some(instance.to_cim_xml())
     } else {
@@ -185,7 +183,14 @@ mod tests {
             <PROPERTY NAME="Odd" TYPE="uint8"><VALUE>300</VALUE></PROPERTY>
             <PROPERTY.ARRAY NAME="A" TYPE="uint16"><VALUE.ARRAY><VALUE>1</VALUE><VALUE.NULL/></VALUE.ARRAY></PROPERTY.ARRAY>
             <PROPERTY.ARRAY NAME="N" TYPE="uint16"></PROPERTY.ARRAY>
-            <PROPERTY.REFERENCE NAME="R"><VALUE.REFERENCE>x</VALUE.REFERENCE></PROPERTY.REFERENCE></INSTANCE>"#;
+            <PROPERTY.OBJECT NAME="O"><VALUE.OBJECT/></PROPERTY.OBJECT>
+            <PROPERTY.REFERENCE NAME="R" REFERENCECLASS="X"><VALUE.REFERENCE><INSTANCEPATH><NAMESPACEPATH><HOST>HV01</HOST>
+            <LOCALNAMESPACEPATH><NAMESPACE NAME="root"/><NAMESPACE NAME="cimv2"/></LOCALNAMESPACEPATH></NAMESPACEPATH>
+            <INSTANCENAME CLASSNAME="Win32_Volume"><KEYBINDING NAME="DeviceID"><KEYVALUE VALUETYPE="string">\\?\a</KEYVALUE></KEYBINDING>
+            </INSTANCENAME></INSTANCEPATH></VALUE.REFERENCE></PROPERTY.REFERENCE>
+            <PROPERTY.REFERENCE NAME="S"><VALUE.REFERENCE>\\HV01\root\cimv2:Win32_Volume.DeviceID="\\\\?\\a"</VALUE.REFERENCE></PROPERTY.REFERENCE>
+            <PROPERTY.REFERENCE NAME="T"><VALUE.REFERENCE>x</VALUE.REFERENCE></PROPERTY.REFERENCE>
+            <PROPERTY.REFERENCE NAME="U"/></INSTANCE>"#;
         let read = Instance::from_cim_xml(text).unwrap();
         assert_eq!(read.class, "Msvm_VirtualHardDiskSettingData");
         assert_eq!(read.text("Path"), Some(r"C:\a & b.vhdx"));
@@ -194,7 +199,15 @@ mod tests {
         assert_eq!(read.get("On"), &Value::Bool(true));
         assert_eq!(read.text("Odd"), Some("300"));
         assert_eq!(read.items("A"), [Value::U16(1), Value::Null]);
-        assert!(read.get("N").is_null() && !read.contains("R"));
+        assert!(read.get("N").is_null() && read.get("U").is_null() && !read.contains("O"));
+        let volume = crate::Epr::new("root/cimv2", "Win32_Volume").with("DeviceID", r"\\?\a");
+        assert_eq!(read.epr("R"), Some(&volume));
+        assert_eq!(read.epr("S"), Some(&volume));
+        assert_eq!(read.text("T"), Some("x"));
+        assert_eq!(
+            Instance::from_cim_xml(&read.to_cim_xml()).unwrap().epr("R"),
+            Some(&volume)
+        );
     }
 
     #[test]

@@ -24,10 +24,18 @@ pub mod hresult {
     pub const INVALID_METHOD: u32 = 0x8004_1055;
 }
 
-/// WSManFault code of an operation that took longer than its timeout.
-pub(crate) const CODE_TIMED_OUT: u32 = 2_150_858_793;
-/// WSManFault code (a Win32 error) of missing rights.
-pub(crate) const CODE_ACCESS_DENIED: u32 = 5;
+/// WSManFault codes: errors of Windows Remote Management (`wsmerror.h`), Win32 errors, or results of WMI.
+pub mod code {
+    /// `ERROR_ACCESS_DENIED`, a Win32 error.
+    pub const ACCESS_DENIED: u32 = 5;
+    /// `ERROR_WSMAN_OPERATION_TIMEDOUT`: the operation took longer than its timeout.
+    pub const TIMED_OUT: u32 = 2_150_858_793;
+    /// `ERROR_WSMAN_UNREPORTABLE_SUCCESS`: the method ran, but its answer is too large to send.
+    pub const UNREPORTABLE_SUCCESS: u32 = 2_150_858_829;
+}
+
+/// Last part of the detail URI of an answer that is too large, of a method that ran.
+const UNREPORTABLE_SUCCESS: &str = "UnreportableSuccess";
 
 macro_rules! subcodes {
     ($($variant:ident = $ns:ident : $name:literal, $doc:literal;)*) => {
@@ -78,6 +86,8 @@ subcodes! {
     EndpointUnavailable = ADDRESSING: "EndpointUnavailable", "The service is not ready.";
     CannotProcessFilter = ENUMERATION: "CannotProcessFilter", "The query is wrong.";
     FilterDialectRequestedUnavailable = ENUMERATION: "FilterDialectRequestedUnavailable", "Unknown query language.";
+    FilteringNotSupported = ENUMERATION: "FilteringNotSupported", "The class takes no query.";
+    NoItemInTime = ENUMERATION: "TimedOut", "A Pull found no object in its time; the enumeration goes on.";
     InvalidEnumerationContext = ENUMERATION: "InvalidEnumerationContext", "The enumeration has expired or is unknown.";
     AccessDenied = WSMAN: "AccessDenied", "The account may not do that.";
     TimedOut = WSMAN: "TimedOut", "The operation took longer than its timeout; its result is unknown.";
@@ -86,6 +96,8 @@ subcodes! {
     QuotaLimit = WSMAN: "QuotaLimit", "Too many operations at once.";
     InvalidParameter = WSMAN: "InvalidParameter", "A parameter is wrong.";
     SchemaValidationError = WSMAN: "SchemaValidationError", "A parameter has the wrong type or the body is wrong.";
+    InvalidResourceUri = WSMAN: "InvalidResourceURI", "The resource URI is missing or names nothing.";
+    ActionMismatch = WSMAN: "ActionMismatch", "The class does not do that.";
     Concurrency = WSMAN: "Concurrency", "Somebody else is changing the object.";
     UnsupportedFeature = WSMAN: "UnsupportedFeature", "The service does not do that.";
     InvalidOptions = WSMAN: "InvalidOptions", "An option is wrong.";
@@ -131,8 +143,27 @@ pub struct ProviderFault {
     pub path: String,
     /// Its text, everything inside joined.
     pub text: String,
-    /// The WMI result, where one was found.
+    /// WSManFault code of the fault inside, where there is one: often the WMI result.
+    pub code: Option<u32>,
+    /// What WMI says about the operation, where it does.
+    pub extended: Option<Box<ExtendedStatus>>,
+    /// The WMI result, where one was found: in a code, in the extended status, or in the text.
     pub hresult: Option<u32>,
+}
+
+/// WMI's `__ExtendedStatus`, which providers put inside their faults. What is not said is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtendedStatus {
+    /// What went wrong.
+    pub description: String,
+    /// Such as `ExecQuery`.
+    pub operation: String,
+    /// Such as the query.
+    pub parameter_info: String,
+    /// Such as `WinMgmt`.
+    pub provider_name: String,
+    /// The WMI result.
+    pub status_code: Option<u32>,
 }
 
 /// A SOAP fault of WS-Management.
@@ -167,6 +198,8 @@ impl Fault {
                 | Subcode::InternalError
                 | Subcode::QuotaLimit
                 | Subcode::EndpointUnavailable
+                | Subcode::InvalidEnumerationContext
+                | Subcode::NoItemInTime
         );
         Self {
             sender: !receiver,
@@ -207,6 +240,7 @@ impl Fault {
                 .trim()
                 .to_owned(),
             hresult: Some(hresult),
+            ..ProviderFault::default()
         });
         self
     }
@@ -218,13 +252,13 @@ impl Fault {
 
     /// Returns the fault of missing rights.
     pub fn access_denied(reason: impl Into<String>) -> Self {
-        Self::new(Subcode::AccessDenied, reason).with_code(CODE_ACCESS_DENIED, "Access is denied.")
+        Self::new(Subcode::AccessDenied, reason).with_code(code::ACCESS_DENIED, "Access is denied.")
     }
 
     /// Returns the fault of an operation that ran out of time.
     pub fn timed_out(reason: impl Into<String>) -> Self {
         Self::new(Subcode::TimedOut, reason)
-            .with_code(CODE_TIMED_OUT, "The WS-Management service cannot complete the operation within the time specified in OperationTimeout.")
+            .with_code(code::TIMED_OUT, "The WS-Management service cannot complete the operation within the time specified in OperationTimeout.")
     }
 
     /// Returns the fault of a reply that does not fit.
@@ -245,10 +279,17 @@ impl Fault {
     /// Returns the HTTP status of the reply that carries this fault (malformed envelopes get 400 from the server).
     #[must_use]
     pub fn http_status(&self) -> u16 {
-        500
+        if self.subcode == Subcode::EndpointUnavailable {
+            503
+        } else {
+            500
+        }
     }
 
-    /// Classifies the fault: by subcode first, then by WMI result, then by text.
+    /// Classifies the fault: by subcode first, then by WMI result, then by WSManFault code, then by text.
+    ///
+    /// A refused query is [`FaultClass::BadQuery`] unless the WMI result says that it is the class or the account: some
+    /// services check both only then.
     #[must_use]
     pub fn class(&self) -> FaultClass {
         let by_result = self
@@ -258,13 +299,18 @@ impl Fault {
             .and_then(class_of_hresult);
         match &self.subcode {
             Subcode::InvalidSelectors => FaultClass::NotFound,
-            Subcode::DestinationUnreachable => FaultClass::UnknownClass,
-            Subcode::ActionNotSupported => FaultClass::UnknownMethod,
+            Subcode::DestinationUnreachable | Subcode::InvalidResourceUri => {
+                FaultClass::UnknownClass
+            }
+            Subcode::ActionNotSupported | Subcode::ActionMismatch => FaultClass::UnknownMethod,
             Subcode::CannotProcessFilter => by_result.unwrap_or(FaultClass::BadQuery),
-            Subcode::FilterDialectRequestedUnavailable => FaultClass::BadQuery,
+            Subcode::FilterDialectRequestedUnavailable | Subcode::FilteringNotSupported => {
+                FaultClass::BadQuery
+            }
             Subcode::InvalidEnumerationContext => FaultClass::InvalidContext,
             Subcode::AccessDenied => FaultClass::AccessDenied,
-            Subcode::TimedOut => FaultClass::ResultUnknown,
+            Subcode::TimedOut | Subcode::NoItemInTime => FaultClass::ResultUnknown,
+            Subcode::EncodingLimit if self.unreportable() => FaultClass::ResultUnknown,
             Subcode::EncodingLimit => FaultClass::EncodingLimit,
             Subcode::QuotaLimit => FaultClass::Quota,
             Subcode::InvalidParameter | Subcode::SchemaValidationError => {
@@ -277,41 +323,67 @@ impl Fault {
             | Subcode::InternalError
             | Subcode::Other { .. }
             | Subcode::None => by_result
-                .or_else(|| self.class_of_code())
+                .or_else(|| self.code.and_then(class_of_code))
+                .or_else(|| self.provider.as_ref()?.code.and_then(class_of_code))
                 .or_else(|| self.class_of_text())
                 .unwrap_or(FaultClass::Failed),
         }
     }
 
-    fn class_of_code(&self) -> Option<FaultClass> {
-        match self.code? {
-            CODE_ACCESS_DENIED => Some(FaultClass::AccessDenied),
-            CODE_TIMED_OUT => Some(FaultClass::ResultUnknown),
-            code => class_of_hresult(code),
-        }
+    /// Whether the method ran and only its answer is too large to send.
+    fn unreportable(&self) -> bool {
+        let detail = self.detail.as_deref().unwrap_or_default();
+        self.code == Some(code::UNREPORTABLE_SUCCESS) || detail.ends_with(UNREPORTABLE_SUCCESS)
     }
 
-    // [U] What real hosts write in the detail beyond the two codes above is not confirmed; words are the last resort.
+    // [U] Which words real hosts write is not confirmed; they are the last resort.
     fn class_of_text(&self) -> Option<FaultClass> {
+        const WORDS: [(&str, FaultClass); 8] = [
+            ("0x80041002", FaultClass::NotFound),
+            ("0x80041003", FaultClass::AccessDenied),
+            ("0x80070005", FaultClass::AccessDenied),
+            ("access is denied", FaultClass::AccessDenied),
+            ("access denied", FaultClass::AccessDenied),
+            ("0x80041010", FaultClass::UnknownClass),
+            ("0x8004100e", FaultClass::UnknownClass),
+            ("0x80041008", FaultClass::InvalidParameter),
+        ];
         let text = format!("{} {}", self.reason, self.full_text).to_lowercase();
-        let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if any(&["0x80041002"]) {
-            Some(FaultClass::NotFound)
-        } else if any(&[
-            "0x80041003",
-            "0x80070005",
-            "access is denied",
-            "access denied",
-        ]) {
-            Some(FaultClass::AccessDenied)
-        } else if any(&["0x80041010", "0x8004100e"]) {
-            Some(FaultClass::UnknownClass)
-        } else if any(&["0x80041008"]) {
-            Some(FaultClass::InvalidParameter)
-        } else {
-            None
-        }
+        let found = WORDS.iter().find(|(word, _)| text.contains(word));
+        found.map(|&(_, class)| class)
     }
+}
+
+impl ProviderFault {
+    /// Finds the WMI result again: in the code, in the extended status, in the text.
+    pub(crate) fn find_result(&self) -> Option<u32> {
+        let extended = self.extended.as_deref();
+        self.code
+            .filter(|&code| is_result(code))
+            .or_else(|| extended?.status_code.filter(|&code| code >= FIRST_ERROR))
+            .or_else(|| find_hresult(&self.text))
+            .or_else(|| find_hresult(&extended?.description))
+            .or(self.code)
+    }
+}
+
+/// Results below are successes.
+const FIRST_ERROR: u32 = 0x8000_0000;
+
+/// Whether a code is a result of WMI or a Win32 error in the form of one, rather than an error of the service itself.
+pub(crate) fn is_result(code: u32) -> bool {
+    matches!(code, 0x8004_1000..=0x8004_FFFF | 0x8007_0000..=0x8007_FFFF)
+}
+
+/// Finds the first `0x8.......` in a text.
+fn find_hresult(text: &str) -> Option<u32> {
+    text.match_indices("0x").find_map(|(at, _)| {
+        let digits = text.get(at + 2..at + 10)?;
+        let ends = !text[at + 10..].starts_with(|c: char| c.is_ascii_hexdigit());
+        u32::from_str_radix(digits, 16)
+            .ok()
+            .filter(|&value| ends && value >= FIRST_ERROR)
+    })
 }
 
 fn class_of_hresult(hresult: u32) -> Option<FaultClass> {
@@ -323,6 +395,28 @@ fn class_of_hresult(hresult: u32) -> Option<FaultClass> {
         hresult::INVALID_PARAMETER => FaultClass::InvalidParameter,
         hresult::INVALID_QUERY => FaultClass::BadQuery,
         _ => return None,
+    })
+}
+
+/// Classifies a WSManFault code as the header `wsmerror.h` documents it.
+///
+/// [U] Which of them a host sends beside which subcode is confirmed for access denied and the timeout only: this is asked
+/// after subcode and WMI result.
+fn class_of_code(code: u32) -> Option<FaultClass> {
+    Some(match code {
+        code::ACCESS_DENIED => FaultClass::AccessDenied,
+        code::TIMED_OUT | code::UNREPORTABLE_SUCCESS | 0x8033_801C => FaultClass::ResultUnknown,
+        0x8033_8000 | 0x8033_803D | 0x8033_8044 => FaultClass::NotFound,
+        0x8033_8012 | 0x8033_803B => FaultClass::UnknownClass,
+        0x8033_8013 | 0x8033_8031 => FaultClass::UnknownMethod,
+        0x8033_8014 | 0x8033_8032 => FaultClass::Retry,
+        0x8033_8018..=0x8033_801A => FaultClass::BadQuery,
+        0x8033_801B => FaultClass::InvalidContext,
+        0x8033_8026 | 0x8033_8035 | 0x8033_8048 | 0x8033_8049 => FaultClass::EncodingLimit,
+        0x8033_803A | 0x8033_8041 => FaultClass::InvalidParameter,
+        0x8033_803F => FaultClass::Quota,
+        0x8033_8039 | 0x8033_8042 => FaultClass::Unsupported,
+        other => return class_of_hresult(other),
     })
 }
 

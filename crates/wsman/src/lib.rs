@@ -27,12 +27,16 @@ mod wql;
 mod xml;
 
 pub use epr::{Epr, Selector, Selectors};
-pub use fault::{Fault, FaultClass, ProviderFault, Subcode, hresult};
-pub use object_path::{ObjectPath, ParsePathError};
+pub use fault::{
+    ExtendedStatus, Fault, FaultClass, ProviderFault, Subcode, code as fault_code, hresult,
+};
+pub use object_path::{ObjectKey, ObjectPath, ParsePathError};
 pub use properties::{Instance, Properties};
 pub use request::{Enumerate, EnumerationMode, Filter, Header, Operation, Pull, Request};
 pub use response::{Item, Items, Reply, Response};
 pub use time::{CimTime, Interval, Moment, ParseTimeError, duration_text, parse_duration};
 pub use value::Value;
-pub use wql::{association_query, literal as wql_literal};
+pub use wql::{
+    association_query, like_literal as wql_like, literal as wql_literal, reference_query,
+};
 pub use xml::{MessageError, limits};

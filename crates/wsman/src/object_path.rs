@@ -1,11 +1,13 @@
 //! WMI object paths, the string form of a reference: `\\HOST\root\virtualization\v2:Class.Key1="v1",Key2="v2"`.
 //!
-//! Hosts vary the case of namespaces between properties, so paths are compared by [`ObjectPath::same_object`], never
-//! as strings.
+//! Hosts vary the case of namespaces between properties, so paths are compared by [`ObjectPath::same_object`] or by
+//! [`ObjectPath::key`], never as strings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+
+use crate::Epr;
 
 /// A text that should have been a WMI object path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,29 +93,60 @@ impl ObjectPath {
         out
     }
 
-    /// Returns whether both name the same object: without regard to case, and to host and namespace only where both
+    /// Returns the reference to the same object; its namespace is empty where the path names none.
+    #[must_use]
+    pub fn to_epr(&self) -> Epr {
+        let namespace = self.namespace.as_deref().unwrap_or_default();
+        let keys = self.keys.iter();
+        keys.fold(Epr::new(namespace, &self.class), |epr, (name, value)| {
+            epr.with(name, value)
+        })
+    }
+
+    /// Returns whether both can name the same object: without regard to case, and to host and namespace only where both
     /// name them.
+    ///
+    /// Two paths that each leave out what the other two say are both the same as a third and not as each other: among
+    /// paths of which some are incomplete, compare [`ObjectPath::key`] of [`ObjectPath::on`] instead.
     #[must_use]
     pub fn same_object(&self, other: &Self) -> bool {
-        let agree = |a: &Option<String>, b: &Option<String>| match (a, b) {
-            (Some(a), Some(b)) => same_text(&a.replace('/', "\\"), &b.replace('/', "\\")),
-            _ => true,
-        };
-        agree(&self.host, &other.host)
-            && agree(&self.namespace, &other.namespace)
-            && same_text(&self.class, &other.class)
-            && self.keys.len() == other.keys.len()
-            && self
+        let (one, two) = (self.key(), other.key());
+        let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
+        agree(&one.host, &two.host)
+            && agree(&one.namespace, &two.namespace)
+            && one.class == two.class
+            && one.keys == two.keys
+    }
+
+    /// Returns what paths of the same object, written as completely, have in common. `.` for a host is none.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        let host = self.host.as_deref().filter(|&host| host != ".");
+        let namespace = self.namespace.as_deref();
+        ObjectKey {
+            host: host.map(folded),
+            namespace: namespace.map(|namespace| folded(&namespace.replace('/', "\\"))),
+            class: folded(&self.class),
+            keys: self
                 .keys
                 .iter()
-                .all(|(name, value)| other.get(name).is_some_and(|v| same_text(v, value)))
+                .map(|(name, value)| (folded(name), folded(value)))
+                .collect(),
+        }
     }
 }
 
-fn same_text(a: &str, b: &str) -> bool {
-    a.chars()
-        .flat_map(char::to_lowercase)
-        .eq(b.chars().flat_map(char::to_lowercase))
+/// A path without what paths of the same object may differ in: equal, ordered and hashed without regard to case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    host: Option<String>,
+    namespace: Option<String>,
+    class: String,
+    keys: BTreeMap<String, String>,
+}
+
+fn folded(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
 }
 
 impl fmt::Display for ObjectPath {
@@ -178,7 +211,7 @@ impl FromStr for ObjectPath {
 
 /// Reads `.A="x",B=1` or `="x"`.
 fn parse_keys(text: &str) -> Option<BTreeMap<String, String>> {
-    let mut keys = BTreeMap::new();
+    let (mut keys, mut names) = (BTreeMap::new(), BTreeSet::new());
     let Some(mut rest) = text.strip_prefix('.') else {
         let (value, rest) = parse_key_value(text.strip_prefix('=')?)?;
         keys.insert(String::new(), value);
@@ -191,7 +224,8 @@ fn parse_keys(text: &str) -> Option<BTreeMap<String, String>> {
             return None;
         }
         let (value, after) = parse_key_value(after)?;
-        if keys.insert(name.to_owned(), value).is_some() {
+        // Names differ by more than case.
+        if !names.insert(folded(name)) || keys.insert(name.to_owned(), value).is_some() {
             return None;
         }
         match after.strip_prefix(',') {
@@ -260,8 +294,14 @@ mod tests {
             r#"\\hv01\Root\Virtualization\V2:c.b="y",a="X""#,
             r#"C.A="x",B="y""#,
             r#"root/virtualization/v2:C.A="x",B="y""#,
+            r#"\\.\root\virtualization\v2:C.A="x",B="y""#,
         ] {
             assert!(a.same_object(&parse(same)), "{same}");
+            assert_eq!(
+                parse(same).on("hv01", "root/virtualization/v2").key(),
+                a.key(),
+                "{same}"
+            );
         }
         for other in [
             r#"\\HV02\root\virtualization\v2:C.A="x",B="Y""#,
@@ -284,6 +324,7 @@ mod tests {
             r"C.A",
             r#"C.="x""#,
             r#"C.A="x",A="y""#,
+            r#"C.A="x",a="y""#,
             r#"C.A="x"y"#,
             "C:\\disk.vhdx",
             r#".A="x""#,

@@ -65,6 +65,9 @@ pub const NS_CIMV2: &str = "root/cimv2";
 /// Namespace of failover clusters; exists on cluster nodes only.
 pub const NS_CLUSTER: &str = "root/MSCluster";
 
+/// Namespace of the storage classes: disks, partitions and volumes as Windows manages them.
+pub const NS_STORAGE: &str = "root/Microsoft/Windows/Storage";
+
 /// Returns the resource URI of a class, such as `.../wmi/root/cimv2/Win32_Volume`.
 #[must_use]
 pub fn class_uri(namespace: &str, class: &str) -> String {
@@ -91,6 +94,19 @@ pub fn split_class_uri(uri: &str) -> Option<(&str, &str)> {
     (!namespace.is_empty() && !class.is_empty()).then_some((namespace, class))
 }
 
+/// Returns whether both URIs name the same class or namespace: without regard to case, to the direction of slashes and
+/// to a query behind.
+#[must_use]
+pub fn same_resource(one: &str, two: &str) -> bool {
+    match (split_class_uri(one), split_class_uri(two)) {
+        (Some((namespace, class)), Some((other_namespace, other_class))) => {
+            class.eq_ignore_ascii_case(other_class)
+                && forward(namespace).eq_ignore_ascii_case(&forward(other_namespace))
+        }
+        _ => one == two,
+    }
+}
+
 fn forward(namespace: &str) -> String {
     namespace.trim_matches(['\\', '/']).replace('\\', "/")
 }
@@ -111,6 +127,16 @@ mod tests {
             split_class_uri(&query_uri("root/cimv2")),
             Some(("root/cimv2", "*"))
         );
+        assert!(same_resource(
+            &uri,
+            &class_uri("ROOT/CIMV2", "win32_VOLUME")
+        ));
+        assert!(same_resource(
+            &uri,
+            &format!("{uri}?__cimnamespace=root/cimv2")
+        ));
+        assert!(!same_resource(&uri, &query_uri("root/cimv2")));
+        assert!(same_resource("urn:x", "urn:x") && !same_resource("urn:x", "urn:X"));
         assert_eq!(split_class_uri("http://example.org/x"), None);
         assert_eq!(split_class_uri(WMI_PREFIX), None);
     }

@@ -97,8 +97,8 @@ impl Value {
             Value::I16(value) => value.to_string(),
             Value::I32(value) => value.to_string(),
             Value::I64(value) => value.to_string(),
-            Value::F32(value) => value.to_string(),
-            Value::F64(value) => value.to_string(),
+            Value::F32(value) => real_text(f64::from(*value), value.to_string()),
+            Value::F64(value) => real_text(*value, value.to_string()),
             Value::Time(time) => time.to_dmtf(),
             Value::Null | Value::Epr(_) | Value::Instance(_) | Value::Array(_) => return None,
         })
@@ -205,6 +205,17 @@ impl Value {
         items
             .first()
             .filter(|only| items.len() == 1 && !matches!(only, Value::Array(_)))
+    }
+}
+
+/// The text of `xs:double`: as Rust has it, but for what is no number.
+fn real_text(value: f64, finite: String) -> String {
+    if value.is_nan() {
+        "NaN".to_owned()
+    } else if value.is_infinite() {
+        if value > 0.0 { "INF" } else { "-INF" }.to_owned()
+    } else {
+        finite
     }
 }
 

@@ -2,11 +2,15 @@
 
 use roxmltree::Node;
 
+use crate::fault::is_result;
 use crate::xml::{NodeExt, Writer};
-use crate::{Fault, MessageError, ProviderFault, Subcode, uri};
+use crate::{ExtendedStatus, Fault, MessageError, ProviderFault, Subcode, uri};
 
+const EXTENDED_STATUS: &str = "__ExtendedStatus";
 /// Characters of a host's text that are kept.
 const KEPT_CHARS: usize = 16 * 1024;
+/// WSManFault codes of one fault that are named in its text.
+const MAX_CODES: usize = 8;
 
 pub(super) fn write_fault(w: &mut Writer, fault: &Fault) {
     w.open("s:Fault");
@@ -35,7 +39,7 @@ pub(super) fn write_fault(w: &mut Writer, fault: &Fault) {
     w.open("s:Reason");
     w.leaf_with("s:Text", &[("xml:lang", "en-US")], &fault.reason);
     w.close("s:Reason");
-    if fault.detail.is_some() || fault.code.is_some() || fault.provider.is_some() {
+    if fault.detail.is_some() || fault.has_wsman_fault() {
         write_detail(w, fault);
     }
     w.close("s:Fault");
@@ -46,7 +50,7 @@ fn write_detail(w: &mut Writer, fault: &Fault) {
     if let Some(detail) = &fault.detail {
         w.leaf("w:FaultDetail", detail);
     }
-    if fault.code.is_some() || fault.provider.is_some() {
+    if fault.has_wsman_fault() {
         let code = fault.code.map(|code| code.to_string()).unwrap_or_default();
         let mut attributes = vec![("xmlns:f", uri::MS_FAULT)];
         if !code.is_empty() {
@@ -63,12 +67,45 @@ fn write_detail(w: &mut Writer, fault: &Fault) {
                 ("provider", provider.provider.as_str()),
                 ("path", provider.path.as_str()),
             ];
-            w.leaf_with("f:ProviderFault", &attributes, &provider.text);
+            w.open_with("f:ProviderFault", &attributes);
+            w.text(&provider.text);
+            if let Some(code) = provider.code {
+                w.empty_with("f:WSManFault", &[("Code", &code.to_string())]);
+            }
+            if let Some(status) = &provider.extended {
+                write_extended_status(w, status);
+            }
+            w.close("f:ProviderFault");
         }
         w.close("f:Message");
         w.close("f:WSManFault");
     }
     w.close("s:Detail");
+}
+
+fn write_extended_status(w: &mut Writer, status: &ExtendedStatus) {
+    w.open("f:ExtendedError");
+    let namespace = uri::class_uri(uri::NS_VIRTUALIZATION, EXTENDED_STATUS);
+    let tag = format!("p:{EXTENDED_STATUS}");
+    w.open_with(&tag, &[("xmlns:p", &namespace)]);
+    for (name, text) in [
+        ("p:Description", &status.description),
+        ("p:Operation", &status.operation),
+        ("p:ParameterInfo", &status.parameter_info),
+        ("p:ProviderName", &status.provider_name),
+    ] {
+        if text.is_empty() {
+            w.empty_with(name, &[("xsi:nil", "true")]);
+        } else {
+            w.leaf(name, text);
+        }
+    }
+    match status.status_code {
+        Some(code) => w.leaf("p:StatusCode", &code.to_string()),
+        None => w.empty_with("p:StatusCode", &[("xsi:nil", "true")]),
+    }
+    w.close(&tag);
+    w.close("f:ExtendedError");
 }
 
 pub(super) fn read_fault(node: Node<'_, '_>) -> Result<Fault, MessageError> {
@@ -109,8 +146,11 @@ pub(super) fn read_fault(node: Node<'_, '_>) -> Result<Fault, MessageError> {
             full_text.push_str("; ");
             full_text.push_str(&text);
         }
-        if let Some(code) = fault.code {
-            full_text.push_str(&format!(" (WSManFault code {code})"));
+        // The codes are attributes, the outer one first, one of a provider inside.
+        for fault in detail.descendants().filter(is_wsman_fault).take(MAX_CODES) {
+            if let Some(code) = fault.attribute("Code") {
+                full_text.push_str(&format!(" (WSManFault code {})", code.trim()));
+            }
         }
     }
     fault.full_text = shorten(full_text);
@@ -129,42 +169,70 @@ fn read_wsman_fault(node: Node<'_, '_>, fault: &mut Fault) -> Result<(), Message
     let provider = node
         .descendants()
         .find(|node| node.named(uri::MS_FAULT, "ProviderFault"));
-    fault.provider = provider.map(|provider| {
-        let text = provider.all_text();
-        // Providers nest a fault of their own, or only write the number into their text.
-        let nested = provider
-            .descendants()
-            .filter(|node| node.named(uri::MS_FAULT, "WSManFault"));
-        let nested = nested
-            .filter_map(|node| node.attribute("Code"))
-            .find_map(|code| code.trim().parse().ok());
-        ProviderFault {
-            provider: provider
-                .attribute("provider")
-                .unwrap_or_default()
-                .to_owned(),
-            path: provider.attribute("path").unwrap_or_default().to_owned(),
-            hresult: nested.or_else(|| find_hresult(&text)),
-            text: shorten(text),
-        }
-    });
+    fault.provider = provider.map(read_provider_fault).transpose()?;
     Ok(())
 }
 
-/// Finds the first `0x8.......` in a text.
-fn find_hresult(text: &str) -> Option<u32> {
-    text.match_indices("0x").find_map(|(at, _)| {
-        let digits = text.get(at + 2..at + 10)?;
-        let ends = !text[at + 10..].starts_with(|c: char| c.is_ascii_hexdigit());
-        u32::from_str_radix(digits, 16)
-            .ok()
-            .filter(|&value| ends && value >= 0x8000_0000)
-    })
+/// Reads what a provider said: free content, often a fault of its own and an extended status.
+fn read_provider_fault(node: Node<'_, '_>) -> Result<ProviderFault, MessageError> {
+    let codes = || {
+        let nested = node.descendants().filter(is_wsman_fault);
+        nested.filter_map(|node| node.attribute("Code")?.trim().parse().ok())
+    };
+    let status = node
+        .descendants()
+        .find(|node| node.tag_name().name() == EXTENDED_STATUS);
+    let mut provider = ProviderFault {
+        provider: node.attribute("provider").unwrap_or_default().to_owned(),
+        path: node.attribute("path").unwrap_or_default().to_owned(),
+        text: shorten(node.text_without(status)),
+        code: codes()
+            .find(|&code| is_result(code))
+            .or_else(|| codes().next()),
+        extended: status.map(read_extended_status).transpose()?.map(Box::new),
+        hresult: None,
+    };
+    provider.hresult = provider.find_result();
+    Ok(provider)
+}
+
+fn read_extended_status(node: Node<'_, '_>) -> Result<ExtendedStatus, MessageError> {
+    let mut status = ExtendedStatus::default();
+    for child in node.elements() {
+        let text = shorten(child.trimmed()?);
+        match child.tag_name().name() {
+            "Description" => status.description = text,
+            "Operation" => status.operation = text,
+            "ParameterInfo" => status.parameter_info = text,
+            "ProviderName" => status.provider_name = text,
+            // A `uint32`, seen written as a signed number by other services of WMI.
+            "StatusCode" => {
+                let signed = || text.parse::<i32>().ok().map(i32::cast_unsigned);
+                status.status_code = text.parse().ok().or_else(signed);
+            }
+            _ => {}
+        }
+    }
+    Ok(status)
+}
+
+fn is_wsman_fault(node: &Node<'_, '_>) -> bool {
+    node.named(uri::MS_FAULT, "WSManFault")
 }
 
 fn shorten(text: String) -> String {
     match text.char_indices().nth(KEPT_CHARS) {
         Some((at, _)) => text[..at].to_owned(),
         None => text,
+    }
+}
+
+impl Fault {
+    /// Whether Windows' part of the detail has anything to say.
+    fn has_wsman_fault(&self) -> bool {
+        self.code.is_some()
+            || self.machine.is_some()
+            || self.message.is_some()
+            || self.provider.is_some()
     }
 }

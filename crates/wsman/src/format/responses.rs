@@ -10,7 +10,8 @@ use crate::{Item, Items, MessageError, Reply, Response, uri};
 pub(crate) fn write_response(response: &Response) -> String {
     let mut w = Writer::default();
     open_envelope(&mut w);
-    if response.action.is_empty() {
+    let named = !response.action.is_empty() || !response.message_id.is_empty();
+    if !named && response.relates_to.is_none() {
         w.empty_with("s:Header", &[]);
     } else {
         w.open("s:Header");
@@ -205,9 +206,13 @@ fn read_batch(node: Node<'_, '_>, ns: &str, namespace: &mut String) -> Result<It
             Item::Object(object(item)?)
         });
     }
+    // Each answer has the end in the namespace of its items; one in the other is taken for what it says.
+    let end = [uri::WSMAN, uri::ENUMERATION]
+        .iter()
+        .any(|ns| node.child(ns, "EndOfSequence").is_some());
     Ok(Items {
         context,
         items,
-        end: node.child(ns, "EndOfSequence").is_some(),
+        end,
     })
 }

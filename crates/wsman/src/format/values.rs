@@ -180,7 +180,7 @@ fn embedded_class<'a>(node: Node<'a, '_>) -> Option<Cow<'a, str>> {
         .map_or(type_name, |(_, local)| local);
     local
         .strip_suffix(TYPE_SUFFIX)
-        .filter(|class| !class.is_empty())
+        .filter(|class| xml::is_name(class))
         .map(Cow::Borrowed)
 }
 

@@ -7,9 +7,9 @@ use super::ParseTimeError;
 /// Returns an XML duration for a header, such as `PT60S`.
 #[must_use]
 pub fn duration_text(duration: Duration) -> String {
-    let fraction = match duration.subsec_millis() {
+    let fraction = match duration.subsec_micros() {
         0 => String::new(),
-        millis => format!(".{millis:03}"),
+        micros => format!(".{micros:06}"),
     };
     format!(
         "PT{}{}S",

@@ -83,20 +83,35 @@ pub(super) fn is_xml_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
-/// Makes an element name of any text: what the ASCII names of CIM classes and properties do not hold becomes `_`.
+/// Makes an element name of any text: what a name cannot hold becomes `_`.
 pub(crate) fn name(text: &str) -> Cow<'_, str> {
-    let start = |c: char| c.is_ascii_alphabetic() || c == '_';
-    let part = |c: char| start(c) || c.is_ascii_digit() || c == '-' || c == '.';
-    let good = text.chars().next().is_some_and(start) && text.chars().all(part);
-    if good {
+    if is_name(text) {
         return Cow::Borrowed(text);
     }
     let mut out: String = text
         .chars()
-        .map(|c| if part(c) { c } else { '_' })
+        .map(|c| if is_name_part(c) { c } else { '_' })
         .collect();
-    if !out.chars().next().is_some_and(start) {
+    if !out.chars().next().is_some_and(is_name_start) {
         out.insert(0, '_');
     }
     Cow::Owned(out)
+}
+
+/// Whether the text is an XML name without prefix. Classes and properties have such names on the wire.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.chars().next().is_some_and(is_name_start) && text.chars().all(is_name_part)
+}
+
+/// XML 1.0, section 2.3, without the colon.
+fn is_name_start(c: char) -> bool {
+    matches!(c, 'A'..='Z' | 'a'..='z' | '_' | '\u{C0}'..='\u{D6}' | '\u{D8}'..='\u{F6}' | '\u{F8}'..='\u{2FF}'
+        | '\u{370}'..='\u{37D}' | '\u{37F}'..='\u{1FFF}' | '\u{200C}' | '\u{200D}' | '\u{2070}'..='\u{218F}'
+        | '\u{2C00}'..='\u{2FEF}' | '\u{3001}'..='\u{D7FF}' | '\u{F900}'..='\u{FDCF}' | '\u{FDF0}'..='\u{FFFD}'
+        | '\u{10000}'..='\u{EFFFF}')
+}
+
+fn is_name_part(c: char) -> bool {
+    is_name_start(c)
+        || matches!(c, '0'..='9' | '-' | '.' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}' | '\u{2040}')
 }

@@ -52,6 +52,17 @@ fn faults_are_classified_by_subcode() {
         (Subcode::InvalidParameter, FaultClass::InvalidParameter),
         (Subcode::SchemaValidationError, FaultClass::InvalidParameter),
         (Subcode::EndpointUnavailable, FaultClass::Retry),
+        (Subcode::Concurrency, FaultClass::Retry),
+        (Subcode::NoItemInTime, FaultClass::ResultUnknown),
+        (Subcode::FilteringNotSupported, FaultClass::BadQuery),
+        (
+            Subcode::FilterDialectRequestedUnavailable,
+            FaultClass::BadQuery,
+        ),
+        (Subcode::InvalidResourceUri, FaultClass::UnknownClass),
+        (Subcode::ActionMismatch, FaultClass::UnknownMethod),
+        (Subcode::UnsupportedFeature, FaultClass::Unsupported),
+        (Subcode::InvalidOptions, FaultClass::Unsupported),
         (Subcode::InternalError, FaultClass::Failed),
         (
             Subcode::Other {
@@ -80,6 +91,87 @@ fn provider_failures_are_classified_by_their_result() {
             Fault::new(Subcode::InternalError, "provider failure").with_hresult(result, "failed:"),
             class,
         );
+    }
+}
+
+#[test]
+fn what_a_provider_says_travels() {
+    let provider = wsman::ProviderFault {
+        provider: "WMI Provider".into(),
+        path: "x.dll".into(),
+        text: "The class does not exist.".into(),
+        code: Some(2_150_858_778),
+        extended: Some(Box::new(wsman::ExtendedStatus {
+            operation: "ExecQuery".into(),
+            parameter_info: "SELECT * FROM Nothing".into(),
+            provider_name: "WinMgmt".into(),
+            status_code: Some(hresult::INVALID_CLASS),
+            ..Default::default()
+        })),
+        hresult: Some(hresult::INVALID_CLASS),
+    };
+    let fault = Fault {
+        provider: Some(provider),
+        ..Fault::new(Subcode::CannotProcessFilter, "no")
+    };
+    check(fault.clone(), FaultClass::UnknownClass);
+    let text = sent(fault).full_text;
+    for part in ["2150858778", "ExecQuery", "Nothing", "WinMgmt", "not exist"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn where_the_subcode_says_nothing_the_code_does() {
+    for (code, class) in [
+        (5, FaultClass::AccessDenied),
+        (wsman::fault_code::TIMED_OUT, FaultClass::ResultUnknown),
+        (2_150_858_817, FaultClass::InvalidParameter),
+        (0x8033_8012, FaultClass::UnknownClass),
+        (0x8033_8013, FaultClass::UnknownMethod),
+        (0x8033_801B, FaultClass::InvalidContext),
+        (0x8033_803D, FaultClass::NotFound),
+        (0x8033_803F, FaultClass::Quota),
+        (0x8033_8048, FaultClass::EncodingLimit),
+        (hresult::NOT_FOUND, FaultClass::NotFound),
+        (1, FaultClass::Failed),
+    ] {
+        check(
+            Fault::new(Subcode::InternalError, "failed").with_code(code, "as the code says"),
+            class,
+        );
+    }
+    // The subcode is stronger, and so is the WMI result.
+    let denied = Fault::new(Subcode::InvalidSelectors, "x").with_code(5, "x");
+    check(denied, FaultClass::NotFound);
+    let denied = Fault::new(Subcode::InternalError, "x")
+        .with_code(wsman::fault_code::TIMED_OUT, "x")
+        .with_hresult(hresult::ACCESS_DENIED, "x");
+    check(denied, FaultClass::AccessDenied);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_means_that_the_method_ran() {
+    let fault = Fault::new(Subcode::EncodingLimit, "x");
+    check(
+        fault.clone().with_detail("UnreportableSuccess"),
+        FaultClass::ResultUnknown,
+    );
+    check(
+        fault.with_code(wsman::fault_code::UNREPORTABLE_SUCCESS, "x"),
+        FaultClass::ResultUnknown,
+    );
+}
+
+#[test]
+fn words_are_the_last_resort() {
+    for (text, class) in [
+        ("Access is denied.", FaultClass::AccessDenied),
+        ("failed with 0x80041002", FaultClass::NotFound),
+        ("Invalid class 0x80041010", FaultClass::UnknownClass),
+        ("something else", FaultClass::Failed),
+    ] {
+        check(Fault::new(Subcode::InternalError, text), class);
     }
 }
 

@@ -2,4 +2,5 @@
 
 mod faults;
 mod foreign;
+mod hostile;
 mod round_trip;
