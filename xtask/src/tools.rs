@@ -1,14 +1,17 @@
-//! Programs that only tests need: judges of our formats by other authors, and makers of real file systems.
+//! Programs that only tests need: judges of our formats and of the simulated host by other authors, and makers of real
+//! file systems.
 //!
-//! Installed from Debian packages where that is possible; a test that misses its program skips and says so, or fails
-//! where `CI=true`.
+//! Programs are installed from Debian packages where that is possible, Python packages by pip into a folder of their own,
+//! each version with its hash. A test that misses its program skips and says so, or fails where `CI=true`.
+//!
+//! What is there already is used as it is: no network is asked then.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
-use crate::run::{run, say, works};
+use crate::run::{root, run, say, works};
 
 /// A program and the Debian package it is in.
 const TOOLS: [(&str, &str); 9] = [
@@ -23,6 +26,11 @@ const TOOLS: [(&str, &str); 9] = [
     ("strace", "strace"),
 ];
 
+/// What the Python clients of the simulated host need, with versions and hashes.
+const PYTHON_PACKAGES: &str = "crates/hyperv_sim/tests/clients/requirements.txt";
+/// What tells that Python can make an environment with pip in it.
+const PYTHON_CHECK: &str = "import ensurepip, venv";
+
 /// Returns whether nothing may be skipped.
 pub(crate) fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
@@ -30,6 +38,60 @@ pub(crate) fn is_ci() -> bool {
 
 /// Installs what is missing where it may; elsewhere says what is missing.
 pub(crate) fn provide() -> anyhow::Result<()> {
+    programs()?;
+    if let Err(error) = python() {
+        say(&format!(
+            "Python of the tests: {error:#}: tests that need it are skipped"
+        ));
+        if is_ci() {
+            bail!("CI=true: nothing may be skipped");
+        }
+    }
+    Ok(())
+}
+
+/// Makes the Python environment of the tests beside the build, where it is not there as it should be.
+///
+/// Tests look for it upwards from their own executable (see `harness::python`).
+fn python() -> anyhow::Result<()> {
+    let exe = std::env::current_exe().context("find the running program")?;
+    // TARGET/debug/xtask
+    let target = exe.ancestors().nth(2).context("find the target folder")?;
+    let folder = target.join("test-python");
+    let python = folder.join("bin/python3");
+    let wanted = root().join(PYTHON_PACKAGES);
+    let wanted_text =
+        std::fs::read(&wanted).with_context(|| format!("read {}", wanted.display()))?;
+    // Written last: what it says is installed.
+    let stamp = folder.join("requirements.txt");
+    let is_there = std::fs::read(&stamp).is_ok_and(|found| found == wanted_text);
+    if is_there && works(Command::new(&python).args(["-c", "import pypsrp.wsman"])) {
+        return Ok(());
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    run(pip(&python)
+        .args([
+            "--quiet",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "-r",
+        ])
+        .arg(&wanted))?;
+    std::fs::write(&stamp, &wanted_text).with_context(|| format!("write {}", stamp.display()))
+}
+
+fn pip(python: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "install", "--disable-pip-version-check"]);
+    command
+}
+
+/// Installs programs from Debian packages.
+fn programs() -> anyhow::Result<()> {
     let wanted = missing();
     if wanted.is_empty() {
         return Ok(());
@@ -66,10 +128,14 @@ pub(crate) fn provide() -> anyhow::Result<()> {
 }
 
 fn missing() -> Vec<(&'static str, &'static str)> {
-    TOOLS
+    let mut wanted: Vec<_> = TOOLS
         .into_iter()
         .filter(|(tool, _)| find(tool).is_none())
-        .collect()
+        .collect();
+    if !works(Command::new("python3").args(["-c", PYTHON_CHECK])) {
+        wanted.push(("python3 with venv", "python3-venv"));
+    }
+    wanted
 }
 
 fn find(tool: &str) -> Option<PathBuf> {

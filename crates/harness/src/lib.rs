@@ -18,5 +18,5 @@ pub use cli::{Cli, Done};
 pub use disks::{DiskSpec, disk_hash, make_disk, pattern};
 pub use host::SimHost;
 pub use process::Process;
-pub use tools::{is_ci, tool};
+pub use tools::{is_ci, python, tool};
 pub use world::{World, find_step, step_names};
