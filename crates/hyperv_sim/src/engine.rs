@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,11 +18,12 @@ use crate::clock::now;
 use crate::config_files;
 use crate::ctl::FaultRule;
 use crate::disks::VmDisks;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::faults;
-use crate::jobs::Job;
+use crate::jobs::{CONTROL, Ending, Job, Twist};
 use crate::merge;
-use crate::methods::Operation;
+use crate::methods::{Mounted, Operation};
+use crate::refusals::Refusal;
 use crate::shadow;
 use crate::state::{
     HostState, JobsState, Knobs, Layout, Power, Vm, load_host, load_jobs, load_vms, save,
@@ -35,6 +36,47 @@ pub(crate) struct State {
     pub(crate) host: HostState,
     pub(crate) vms: BTreeMap<Uuid, Vm>,
     pub(crate) jobs: Vec<Job>,
+    /// By job: the share of its work that is done, in percent. Not kept.
+    pub(crate) done: HashMap<Uuid, u64>,
+    /// Disk files mounted on the host. Not kept.
+    pub(crate) mounted: Vec<Mounted>,
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// Time is up.
+    Out,
+    /// The host stops.
+    Stopped,
+    /// A client ended the job.
+    Cancelled,
+}
+
+/// A VM's disks, and how many wait for them.
+#[derive(Debug, Default)]
+pub(crate) struct DiskLock {
+    disks: Mutex<VmDisks>,
+    waiting: AtomicUsize,
+}
+
+impl DiskLock {
+    /// Runs `work` while nobody else touches the VM's files.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut VmDisks) -> T) -> T {
+        work(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VmDisks> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let disks = lock(&self.disks);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        disks
+    }
+
+    /// Whether somebody waits for the disks.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
 }
 
 /// A host at work.
@@ -47,7 +89,7 @@ pub(crate) struct Engine {
     state: Mutex<State>,
     /// Signalled at every change of the state, and at the stop.
     changed: Condvar,
-    disks: Mutex<HashMap<Uuid, Arc<Mutex<VmDisks>>>>,
+    disks: Mutex<HashMap<Uuid, Arc<DiskLock>>>,
     stop: AtomicBool,
     workers: Mutex<Vec<JoinHandle<()>>>,
     /// VMs that a thread is merging files for.
@@ -93,6 +135,8 @@ impl Engine {
             host: load_host(&layout)?,
             vms: load_vms(&layout)?,
             jobs: load_jobs(&layout)?.jobs,
+            done: HashMap::new(),
+            mounted: Vec::new(),
         };
         let engine = Arc::new(Self {
             layout,
@@ -113,22 +157,23 @@ impl Engine {
     /// Takes up what a stop or kill interrupted.
     fn resume(self: &Arc<Self>) {
         shadow::remove_strays(self);
-        let (vms, jobs): (Vec<Vm>, Vec<Uuid>) = self.read(|state| {
-            let open = state
-                .jobs
-                .iter()
-                .filter(|job| job.outcome.is_none())
-                .map(|job| job.id)
-                .collect();
+        let (vms, jobs): (Vec<Vm>, Vec<Job>) = self.read(|state| {
+            let open = state.jobs.iter().filter(|job| job.outcome.is_none());
+            let open = open.cloned().collect();
             (state.vms.values().cloned().collect(), open)
         });
+        // Their jobs go on below.
+        for job in &jobs {
+            if let Operation::MergeDisks { vm } = job.operation {
+                lock(&self.merging).insert(vm);
+            }
+        }
         for vm in vms {
             self.write_config(&vm);
             merge::finish_interrupted(self, vm.id);
             let Some(vm) = self.vm(vm.id) else { continue };
             if vm.power.holds_disks() {
-                let disks = self.disks_of(vm.id);
-                let attached = lock(&disks).attach_all(self, &vm);
+                let attached = self.with_disks(vm.id, |disks| disks.attach_all(self, &vm));
                 if let Err(err) = attached {
                     tracing::warn!("{} cannot run on and is off: {err}", vm.name());
                     let off = self.update_vm(vm.id, |vm| {
@@ -143,7 +188,7 @@ impl Engine {
             self.start_merging(vm.id);
         }
         for job in jobs {
-            self.spawn_job(job);
+            self.spawn_job(job.id);
         }
     }
 
@@ -166,7 +211,7 @@ impl Engine {
             }
         }
         for (_, disks) in lock(&self.disks).drain() {
-            lock(&disks).detach_all(self);
+            disks.with(|disks| disks.detach_all(self));
         }
     }
 
@@ -218,6 +263,12 @@ impl Engine {
         state.host = host;
         self.changed.notify_all();
         Ok(value)
+    }
+
+    /// Changes which disk files are mounted on the host.
+    pub(crate) fn update_mounted(&self, change: impl FnOnce(&mut Vec<Mounted>)) {
+        change(&mut lock(&self.state).mounted);
+        self.changed.notify_all();
     }
 
     /// Changes a VM: on disk first, then for everybody to see. Its configuration files follow.
@@ -289,15 +340,13 @@ impl Engine {
     }
 
     /// Returns a VM's disks; whoever locks them may change its files.
-    pub(crate) fn disks_of(&self, id: Uuid) -> Arc<Mutex<VmDisks>> {
+    pub(crate) fn disks_of(&self, id: Uuid) -> Arc<DiskLock> {
         lock(&self.disks).entry(id).or_default().clone()
     }
 
     /// Runs `work` while nobody else touches the VM's files.
     pub(crate) fn with_disks<T>(&self, id: Uuid, work: impl FnOnce(&mut VmDisks) -> T) -> T {
-        let disks = self.disks_of(id);
-        let mut disks = lock(&disks);
-        work(&mut disks)
+        self.disks_of(id).with(work)
     }
 
     /// Runs `work` while nobody touches the files of any VM; it gets the disk files that VMs hold.
@@ -305,7 +354,7 @@ impl Engine {
         // In the order of ids, and nobody else holds more than one: two cannot wait for each other.
         let ids: Vec<Uuid> = self.read(|state| state.vms.keys().copied().collect());
         let disks: Vec<_> = ids.into_iter().map(|id| self.disks_of(id)).collect();
-        let held: Vec<_> = disks.iter().map(|disks| lock(disks)).collect();
+        let held: Vec<_> = disks.iter().map(|disks| disks.lock()).collect();
         let open: Vec<WinPath> = held
             .iter()
             .flat_map(|disks| &disks.open)
@@ -314,42 +363,70 @@ impl Engine {
         work(&open)
     }
 
-    /// Takes a fault that applies, counting it down.
+    /// Takes a fault that applies, counting it.
     pub(crate) fn fault(&self, rule: FaultRule, on: &[&str], vm: Option<Uuid>) -> bool {
+        self.fault_with(|it| (it == rule).then_some(()), on, vm)
+            .is_some()
+    }
+
+    /// Takes the first fault that `wanted` picks and that applies, counting it.
+    pub(crate) fn fault_with<T>(
+        &self,
+        wanted: impl Fn(FaultRule) -> Option<T>,
+        on: &[&str],
+        vm: Option<Uuid>,
+    ) -> Option<T> {
         let mut state = lock(&self.state);
+        if state.host.faults.is_empty() {
+            return None;
+        }
         let names = vm.map(|id| {
             let name = state.vms.get(&id).map(|vm| vm.name().to_owned());
             (crate::state::guid(id), name.unwrap_or_default())
         });
-        let Some(at) = faults::applies(&state.host.faults, rule, on, names.as_ref()) else {
-            return false;
-        };
-        let mut host = state.host.clone();
-        if faults::count_down(&mut host.faults, at) {
-            if let Err(err) = save(&self.layout.host(), &host) {
-                tracing::error!("failed to write the fault rules: {err}");
-            }
-            state.host = host;
+        let (at, value) = faults::applies(&state.host.faults, wanted, on, names.as_ref())?;
+        // Hits of a rule without limit are written with the next change of the host.
+        if faults::count(&mut state.host.faults, at)
+            && let Err(err) = save(&self.layout.host(), &state.host)
+        {
+            tracing::error!("failed to write the fault rules: {err}");
         }
-        true
+        Some(value)
     }
 
-    /// Starts a job and returns its id.
+    /// Starts a job and returns its id. Refused while another one has the VM, unless the host itself asks for it.
     pub(crate) fn start_job(
         self: &Arc<Self>,
         method: &str,
         vm: Option<Uuid>,
         operation: Operation,
     ) -> Result<Uuid, Failure> {
+        let mut job = Job::new(method, vm, operation, 0);
+        // What people do with `sim ctl`, and a guest that goes down by itself, ask nobody.
+        let asks = job.is_exclusive() && method != CONTROL;
+        let free = |state: &State| match vm.and_then(|vm| work_on(&state.jobs, vm)) {
+            Some(busy) if asks => Err(Failure::refused(
+                Refusal::BusyWithJob,
+                format!("{busy} is under way on this virtual machine"),
+            )),
+            Some(_) | None => Ok(()),
+        };
+        self.read(free)?;
+        let merges = matches!(job.operation, Operation::MergeDisks { .. });
+        if !merges {
+            job.millis = self.knobs().job_millis;
+            job.twist = self.twist(method, vm);
+        }
         let mut state = lock(&self.state);
-        let job = Job::new(method, vm, operation, state.host.knobs.job_millis);
+        free(&state)?;
         let id = job.id;
         let now = now();
+        let kept = state.host.knobs.job_kept_millis;
         let mut jobs = JobsState {
             jobs: state
                 .jobs
                 .iter()
-                .filter(|job| !job.is_gone(now))
+                .filter(|job| !job.is_gone(now, kept))
                 .cloned()
                 .collect(),
         };
@@ -360,6 +437,64 @@ impl Engine {
         drop(state);
         self.spawn_job(id);
         Ok(id)
+    }
+
+    /// Takes the rules that apply to a job.
+    fn twist(&self, method: &str, vm: Option<Uuid>) -> Twist {
+        let strikes = |rule| self.fault(rule, &[method], vm);
+        let fail = |rule| {
+            if let FaultRule::JobFailedWith(code) = rule {
+                return Some(u32::from(code));
+            }
+            (rule == FaultRule::JobFailed).then_some(code::FAILED)
+        };
+        Twist {
+            fail: self.fault_with(fail, &[method], vm),
+            fail_after: strikes(FaultRule::JobFailedAfter),
+            terminate: strikes(FaultRule::JobTerminated),
+            warn: strikes(FaultRule::JobWarnings),
+            suspend_millis: if strikes(FaultRule::JobSuspended) {
+                self.knobs().suspend_millis
+            } else {
+                0
+            },
+            vanish: strikes(FaultRule::JobVanishes),
+            unlinked: strikes(FaultRule::AssociationMissing),
+        }
+    }
+
+    /// Ends a job at the wish of a client.
+    pub(crate) fn cancel_job(&self, id: Uuid, ending: Ending) -> Result<(), Failure> {
+        let mut state = lock(&self.state);
+        let mut jobs = JobsState {
+            jobs: state.jobs.clone(),
+        };
+        let job = jobs.jobs.iter_mut().find(|job| job.id == id);
+        let job = job.ok_or_else(|| Failure::invalid("the job is gone"))?;
+        if !job.is_cancellable() {
+            return Err(Failure::refused(
+                Refusal::CancelNotPossible,
+                format!("{} cannot be cancelled, or has ended", job.method),
+            ));
+        }
+        job.cancelled = Some(ending);
+        save(&self.layout.jobs(), &jobs).map_err(|err| Failure::io("write the jobs", &err))?;
+        state.jobs = jobs.jobs;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    pub(crate) fn is_cancelled(&self, job: Uuid) -> bool {
+        self.read(|state| is_cancelled(state, job))
+    }
+
+    /// Says how much of a job's work is done.
+    pub(crate) fn set_done(&self, job: Uuid, done: u64, of: u64) {
+        let percent = u128::from(done) * 100 / u128::from(of.max(1));
+        let percent = u64::try_from(percent).unwrap_or(100).min(100);
+        let mut state = lock(&self.state);
+        let known = state.done.entry(job).or_default();
+        *known = percent.max(*known);
     }
 
     fn spawn_job(self: &Arc<Self>, id: Uuid) {
@@ -387,13 +522,13 @@ impl Engine {
         else {
             return;
         };
-        if !self.pause(job.delay()) {
-            return;
-        }
-        let result = if self.fault(FaultRule::JobFailed, &[&job.method], job.vm) {
-            Err(Failure::failed(format!("{} was told to fail", job.method)))
-        } else {
-            job.operation.perform(self, &job)
+        let result = match self.pause_job(id, job.delay()) {
+            Waited::Stopped => return,
+            Waited::Cancelled => Err(Failure::cancelled()),
+            Waited::Out => match job.told() {
+                Some(failure) => Err(failure),
+                None => job.operation.perform(self, &job),
+            },
         };
         if self.is_stopping() && result.is_err() {
             // Interrupted rather than failed: it is taken up again at the next start.
@@ -413,26 +548,49 @@ impl Engine {
             tracing::error!("failed to write the jobs: {err}");
         }
         state.jobs = jobs.jobs;
+        state.done.remove(&id);
         self.changed.notify_all();
         drop(state);
-        if let Some(vm) = job.vm {
-            self.start_merging(vm);
+        let Some(vm) = job.vm else { return };
+        if let Operation::MergeDisks { vm } = job.operation {
+            lock(&self.merging).remove(&vm);
+        } else if self.vm(vm).is_some_and(|vm| vm.merge_put_off) {
+            let again = self.update_vm(vm, |vm| {
+                vm.merge_put_off = false;
+                Ok(())
+            });
+            if let Err(err) = again {
+                tracing::error!("a merge stays put off: {err}");
+            }
         }
+        self.start_merging(vm);
     }
 
     /// Waits; false where the host stops meanwhile.
     pub(crate) fn pause(&self, time: Duration) -> bool {
+        self.wait(time, |_| false) != Waited::Stopped
+    }
+
+    /// Waits on behalf of a job.
+    pub(crate) fn pause_job(&self, job: Uuid, time: Duration) -> Waited {
+        self.wait(time, |state| is_cancelled(state, job))
+    }
+
+    fn wait(&self, time: Duration, is_cancelled: impl Fn(&State) -> bool) -> Waited {
         let until = Instant::now() + time;
         let mut state = lock(&self.state);
         loop {
             if self.is_stopping() {
-                return false;
+                return Waited::Stopped;
+            }
+            if is_cancelled(&state) {
+                return Waited::Cancelled;
             }
             let Some(left) = until
                 .checked_duration_since(Instant::now())
                 .filter(|left| !left.is_zero())
             else {
-                return true;
+                return Waited::Out;
             };
             state = self
                 .changed
@@ -467,4 +625,17 @@ impl Engine {
                 .0;
         }
     }
+}
+
+fn is_cancelled(state: &State, job: Uuid) -> bool {
+    let job = state.jobs.iter().find(|there| there.id == job);
+    job.is_some_and(|job| job.cancelled.is_some())
+}
+
+/// Returns the method whose job has a VM.
+fn work_on(jobs: &[Job], vm: Uuid) -> Option<&str> {
+    let busy = jobs
+        .iter()
+        .find(|job| job.vm == Some(vm) && job.is_exclusive());
+    busy.map(|job| job.method.as_str())
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::refusals::Refusal;
+
 /// Return codes of Hyper-V's methods and error codes of its jobs.
 pub(crate) mod code {
     pub(crate) const JOB_STARTED: u32 = 4096;
@@ -10,6 +12,8 @@ pub(crate) mod code {
     pub(crate) const INVALID_PARAMETER: u32 = 32773;
     pub(crate) const IN_USE: u32 = 32774;
     pub(crate) const INVALID_STATE: u32 = 32775;
+    pub(crate) const WRONG_TYPE: u32 = 32776;
+    pub(crate) const OUT_OF_MEMORY: u32 = 32778;
     /// Image service: the file is not there. Management service: the host is using it.
     pub(crate) const FILE: u32 = 32779;
 }
@@ -20,6 +24,20 @@ pub(crate) mod code {
 pub(crate) struct Failure {
     pub(crate) code: u32,
     pub(crate) message: String,
+    /// For what the host itself does about it; clients see code and message.
+    pub(crate) cause: Cause,
+}
+
+/// What a failure comes from, where that matters to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Other,
+    /// The volume is full.
+    NoRoom,
+    /// A client ended the job.
+    Cancelled,
+    /// Somebody else was let at the VM's files; it goes on from where it was.
+    Yielded,
 }
 
 impl Failure {
@@ -27,7 +45,34 @@ impl Failure {
         Self {
             code,
             message: message.into(),
+            cause: Cause::Other,
         }
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self {
+            cause: Cause::Cancelled,
+            ..Self::failed("the job was ended before it was done")
+        }
+    }
+
+    pub(crate) fn yielded() -> Self {
+        Self {
+            cause: Cause::Yielded,
+            ..Self::failed("the work was put off for a moment")
+        }
+    }
+
+    pub(crate) fn no_room(message: impl Into<String>) -> Self {
+        Self {
+            cause: Cause::NoRoom,
+            ..Self::failed(message)
+        }
+    }
+
+    /// A refusal of the table.
+    pub(crate) fn refused(row: Refusal, message: impl Into<String>) -> Self {
+        Self::new(row.code(), message)
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {

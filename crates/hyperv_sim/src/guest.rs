@@ -287,6 +287,7 @@ impl<'a> Room<'a> {
         {
             let paused = self.engine.update_vm(self.vm, |vm| {
                 vm.power = Power::Paused;
+                vm.starved = true;
                 Ok(())
             });
             paused.map_err(failed)?;

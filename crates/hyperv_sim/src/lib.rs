@@ -28,6 +28,7 @@ mod pattern;
 mod platform;
 mod rct;
 mod reference_points;
+mod refusals;
 mod resources;
 mod server;
 mod shadow;
@@ -45,6 +46,7 @@ use model::HostId;
 
 pub use ctl::ctl;
 pub use pattern::pattern;
+pub use refusals::{Refusal, When};
 pub use server::{Running, start};
 
 /// A host to make.

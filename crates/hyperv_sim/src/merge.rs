@@ -7,7 +7,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use vhdx::{Durability, MergedIdentity};
@@ -16,16 +16,25 @@ use crate::checkpoints::reattach;
 use crate::children::link_to;
 use crate::ctl::FaultRule;
 use crate::disks::{Hold, base_of, open_file, open_link, parse_path, seal_base};
-use crate::engine::Engine;
-use crate::failure::{Failure, code};
+use crate::engine::{DiskLock, Engine, Waited};
+use crate::failure::{Cause, Failure, code};
+use crate::jobs::{Job, MERGE};
+use crate::methods::{Operation, system_path};
 use crate::platform;
 use crate::rct;
-use crate::state::{CheckpointKind, Vm};
+use crate::state::{CheckpointKind, Power, Vm};
 use crate::volume;
-use crate::winpath::same_path;
+use crate::winpath::{WinPath, same_path};
 
 /// How long to wait before a merge that could not be done is tried again.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long others get at least when they are let at the files.
+const BREATH: Duration = Duration::from_millis(1);
+/// How often a slow merge looks around.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How often others are let in before a file is merged in one go: a guest that never stops writing must not keep it
+/// from ending.
+const MAX_TURNS: u32 = 16;
 
 /// One thing to do to a VM's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,58 +90,198 @@ pub(crate) fn next(vm: &Vm) -> Option<Work> {
 
 /// Whether disks of the VM are being merged or about to be.
 pub(crate) fn is_merging(vm: &Vm) -> bool {
-    next(vm).is_some()
+    !vm.merge_put_off && !vm.chain_locked && next(vm).is_some()
 }
 
 impl Engine {
     /// Starts the work on a VM's files, where there is any and nobody does it yet.
     pub(crate) fn start_merging(self: &Arc<Self>, vm_id: Uuid) {
         let Some(vm) = self.vm(vm_id) else { return };
-        if next(&vm).is_none()
-            || !self
-                .merging
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(vm_id)
-        {
+        let is_new = || {
+            let mut merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+            merging.insert(vm_id)
+        };
+        if !is_merging(&vm) || self.is_stopping() || !is_new() {
             return;
         }
-        let engine = Arc::clone(self);
-        self.spawn("merge", move || {
-            work_off(&engine, vm_id);
-            engine
-                .merging
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&vm_id);
-            // Work that came up between the last look and now.
-            engine.start_merging(vm_id);
-        });
+        let operation = Operation::MergeDisks { vm: vm_id };
+        if let Err(failure) = self.start_job(MERGE, Some(vm_id), operation) {
+            tracing::error!("the files of {} are not merged: {failure}", vm.name());
+        }
     }
 }
 
-fn work_off(engine: &Arc<Engine>, vm_id: Uuid) {
-    if !engine.pause(Duration::from_millis(engine.knobs().merge_millis)) {
-        return;
-    }
-    while let Some(vm) = engine.vm(vm_id)
-        && let Some(work) = next(&vm)
-    {
-        let held = matches!(work, Work::Merge { .. })
-            && engine.fault(FaultRule::MergeNeverEnds, &["merge"], Some(vm_id));
+/// Does what there is to do to a VM's files; takes as long as that takes.
+pub(crate) fn work_off(engine: &Engine, vm_id: Uuid, job: &Job) -> Result<Vec<String>, Failure> {
+    let mut merged = 0;
+    let mut turns = 0;
+    let mut waited = false;
+    loop {
+        let vm = engine.vm(vm_id).filter(is_merging);
+        let Some((vm, work)) = vm.and_then(|vm| next(&vm).map(|work| (vm, work))) else {
+            return Ok(vec![system_path(engine, vm_id, false)]);
+        };
+        if !waited {
+            let time = Duration::from_millis(engine.knobs().merge_millis);
+            rest(engine, vm_id, job, time)?;
+            waited = true;
+            continue;
+        }
+        let is_merge = matches!(work, Work::Merge { .. });
+        let held = is_merge && engine.fault(FaultRule::MergeNeverEnds, &[MERGE], Some(vm_id));
         let result = if held {
             Err(Failure::failed("a fault rule holds the merge"))
         } else {
-            step(engine, vm_id, &work)
+            let pace = Pace::new(engine, job, vm_id, merged, turns < MAX_TURNS);
+            step(engine, vm_id, &work, &pace)
         };
-        if let Err(failure) = result {
-            if engine.is_stopping() {
-                return;
+        starve(
+            engine,
+            vm_id,
+            matches!(&result, Err(err) if err.cause == Cause::NoRoom),
+        );
+        let Err(failure) = result else {
+            merged += u64::from(is_merge);
+            turns = 0;
+            // Each file takes its time.
+            waited = !is_merge;
+            continue;
+        };
+        if engine.is_stopping() {
+            return Err(failure);
+        }
+        let time = match failure.cause {
+            Cause::Yielded => {
+                turns += 1;
+                BREATH
             }
-            tracing::debug!("{work:?} of {} waits: {failure}", vm.name());
-            if !engine.pause(RETRY) {
-                return;
+            Cause::Cancelled | Cause::NoRoom | Cause::Other => {
+                tracing::debug!("{work:?} of {} waits: {failure}", vm.name());
+                RETRY
             }
+        };
+        rest(engine, vm_id, job, time)?;
+    }
+}
+
+/// Waits between two steps; a client that ends the job puts the rest off.
+fn rest(engine: &Engine, vm_id: Uuid, job: &Job, time: Duration) -> Result<(), Failure> {
+    match engine.pause_job(job.id, time) {
+        Waited::Out => Ok(()),
+        Waited::Stopped => Err(Failure::failed("the host stops")),
+        Waited::Cancelled => {
+            starve(engine, vm_id, false);
+            engine.update_vm(vm_id, |vm| {
+                vm.merge_put_off = true;
+                Ok(())
+            })?;
+            Err(Failure::cancelled())
+        }
+    }
+}
+
+/// Pauses a running VM whose files cannot be merged for want of room, and lets it go on when there is some.
+fn starve(engine: &Engine, vm_id: Uuid, starved: bool) {
+    let Some(vm) = engine.vm(vm_id) else { return };
+    let power = match (starved, vm.power) {
+        (true, Power::Running) => Power::Paused,
+        (false, Power::Paused) if vm.starved => Power::Running,
+        _ => return,
+    };
+    let changed = engine.update_vm(vm_id, |vm| {
+        vm.power = power;
+        vm.starved = starved;
+        Ok(())
+    });
+    if let Err(err) = changed {
+        tracing::error!("failed to change the state of {}: {err}", vm.name());
+    }
+}
+
+/// How fast a merge goes, and when it stops.
+pub(crate) struct Pace<'a> {
+    engine: &'a Engine,
+    job: Option<&'a Job>,
+    /// Somebody waiting for these disks is let in.
+    yields_to: Option<Arc<DiskLock>>,
+    bytes_per_second: u64,
+    begun: Instant,
+    /// Files merged before by the same job.
+    before: u64,
+}
+
+impl<'a> Pace<'a> {
+    fn new(engine: &'a Engine, job: &'a Job, vm: Uuid, before: u64, yields: bool) -> Self {
+        Self {
+            yields_to: yields.then(|| engine.disks_of(vm)),
+            before,
+            ..Self::of_job(engine, Some(job))
+        }
+    }
+
+    /// The pace of work that lets nobody in between.
+    pub(crate) fn of_job(engine: &'a Engine, job: Option<&'a Job>) -> Self {
+        Self {
+            engine,
+            job,
+            yields_to: None,
+            bytes_per_second: engine.knobs().merge_bytes_per_second,
+            begun: Instant::now(),
+            before: 0,
+        }
+    }
+
+    /// Called between pieces of work.
+    pub(crate) fn go_on(&self, at: vhdx::Progress) -> ControlFlow<()> {
+        if let Some(job) = self.job {
+            let files = u64::from(matches!(job.operation, Operation::MergeDisks { .. }));
+            let more = self.before * files;
+            let (done, of) = (at.bytes_done / 1024, at.bytes_total / 1024);
+            self.engine.set_done(
+                job.id,
+                of.saturating_mul(more).saturating_add(done),
+                of.saturating_mul(more + 1 + files),
+            );
+        }
+        let due = at
+            .bytes_done
+            .saturating_mul(1000)
+            .checked_div(self.bytes_per_second)
+            .map(Duration::from_millis);
+        loop {
+            if self.stops() {
+                return ControlFlow::Break(());
+            }
+            let left = due.and_then(|due| due.checked_sub(self.begun.elapsed()));
+            match left.filter(|left| !left.is_zero()) {
+                Some(left) => self.engine.pause(left.min(GLANCE)),
+                None => return ControlFlow::Continue(()),
+            };
+        }
+    }
+
+    fn stops(&self) -> bool {
+        self.engine.is_stopping() || self.is_cancelled() || self.is_wanted()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.job.is_some_and(|job| self.engine.is_cancelled(job.id))
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.yields_to
+            .as_ref()
+            .is_some_and(|disks| disks.is_wanted())
+    }
+
+    /// Says why work of the disk library ended.
+    pub(crate) fn failure(&self, path: &WinPath, err: &vhdx::Error) -> Failure {
+        if !matches!(err, vhdx::Error::Cancelled) {
+            Failure::vhdx(path, err)
+        } else if self.is_cancelled() {
+            Failure::cancelled()
+        } else {
+            Failure::yielded()
         }
     }
 }
@@ -149,7 +298,7 @@ pub(crate) fn finish_interrupted(engine: &Engine, vm_id: Uuid) {
         link.map(|link| link.info.data_write_guid).ok()
     };
     let merged = identity(child).is_some_and(|child| identity(parent) == Some(child));
-    if merged && let Err(failure) = step(engine, vm_id, work) {
+    if merged && let Err(failure) = step(engine, vm_id, work, &Pace::of_job(engine, None)) {
         tracing::warn!("failed to end a merge of {}: {failure}", vm.name());
     }
 }
@@ -159,14 +308,14 @@ pub(crate) fn work_off_now(engine: &Engine, vm_id: Uuid) {
     while let Some(vm) = engine.vm(vm_id)
         && let Some(work) = next(&vm)
     {
-        if let Err(failure) = step(engine, vm_id, &work) {
+        if let Err(failure) = step(engine, vm_id, &work, &Pace::of_job(engine, None)) {
             tracing::info!("the files of {} stay as they are: {failure}", vm.name());
             return;
         }
     }
 }
 
-fn step(engine: &Engine, vm_id: Uuid, work: &Work) -> Result<(), Failure> {
+fn step(engine: &Engine, vm_id: Uuid, work: &Work, pace: &Pace<'_>) -> Result<(), Failure> {
     engine.with_disks(vm_id, |disks| {
         // Asked again under the lock: it may have been done or undone meanwhile.
         let vm = engine.need_vm(vm_id)?;
@@ -177,7 +326,7 @@ fn step(engine: &Engine, vm_id: Uuid, work: &Work) -> Result<(), Failure> {
             Work::Delete { path } => delete(engine, &vm, path),
             Work::Merge { child, parent } => {
                 let held = disks.detach_using(engine, &vm, child);
-                let result = merge_files(engine, &vm, child, parent);
+                let result = merge_files(engine, &vm, child, parent, pace);
                 if held {
                     reattach(engine, disks, vm_id)?;
                 }
@@ -215,7 +364,13 @@ fn delete(engine: &Engine, vm: &Vm, path: &str) -> Result<(), Failure> {
     })
 }
 
-fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<(), Failure> {
+fn merge_files(
+    engine: &Engine,
+    vm: &Vm,
+    child: &str,
+    parent: &str,
+    pace: &Pace<'_>,
+) -> Result<(), Failure> {
     let (child_path, parent_path) = (parse_path(child)?, parse_path(parent)?);
     let child_file = open_file(engine, &child_path, Hold::Exclusive)?;
     let parent_file = open_file(engine, &parent_path, Hold::Exclusive)?;
@@ -229,25 +384,18 @@ fn merge_files(engine: &Engine, vm: &Vm, child: &str, parent: &str) -> Result<()
     let room = child_file
         .metadata()
         .map_or(0, |metadata| platform::allocated_bytes(&metadata));
-    volume::need_room(engine, &parent_path, room, "merge")?;
+    volume::need_room(engine, &parent_path, room, MERGE)?;
     let base = base_of(vm, &child_path)?;
     rct::unseal(&engine.local(&base))
         .map_err(|err| Failure::io(format!("mark '{base}' as used"), &err))?;
-    let mut go_on = |_| {
-        if engine.is_stopping() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    };
     let merged = vhdx::merge(
         child_file,
         parent_file,
         MergedIdentity::Child,
         Durability::ProcessKill,
-        &mut go_on,
+        &mut |at| pace.go_on(at),
     )
-    .map_err(|err| Failure::vhdx(&child_path, &err))?;
+    .map_err(|err| pace.failure(&child_path, &err))?;
     for (path, file) in grandchildren {
         let link = link_to(engine, &parent_path, &path, &merged);
         vhdx::set_parent(file, &link, Durability::ProcessKill)

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::SimError;
-use crate::ctl::FaultSpec;
+use crate::ctl::RuleInfo;
 use crate::definition::Definition;
 use crate::jobs::Job;
 
@@ -36,7 +36,7 @@ pub(crate) struct HostState {
     #[serde(default)]
     pub(crate) last_shadow: u32,
     pub(crate) switches: Vec<Switch>,
-    pub(crate) faults: Vec<FaultSpec>,
+    pub(crate) faults: Vec<RuleInfo>,
     pub(crate) knobs: Knobs,
 }
 
@@ -100,6 +100,15 @@ pub(crate) struct Knobs {
     pub(crate) shadow_torn: bool,
     /// Whether a shadow copy can also be reached as `@GMT-yyyy.mm.dd-hh.mm.ss` below the root of its volume.
     pub(crate) shadow_gmt: bool,
+    /// How long a job that ended can still be seen.
+    pub(crate) job_kept_millis: u64,
+    /// How long a suspended job stays so.
+    pub(crate) suspend_millis: u64,
+    /// Bytes of virtual disk a merge passes in a second; 0: no limit.
+    pub(crate) merge_bytes_per_second: u64,
+    /// Whether exporting the configuration of a backup checkpoint without its disks keeps the VM's files from being
+    /// merged until it is turned off or saved; seen by others, not confirmed, so both can be had.
+    pub(crate) export_locks_chain: bool,
 }
 
 /// Which id a recovery checkpoint's configuration imports to; not confirmed on real hosts, so both can be had.
@@ -128,6 +137,10 @@ impl Default for Knobs {
             shadow_code: 0,
             shadow_torn: true,
             shadow_gmt: false,
+            job_kept_millis: 5 * 60 * 1000,
+            suspend_millis: 2_000,
+            merge_bytes_per_second: 0,
+            export_locks_chain: true,
         }
     }
 }
@@ -192,6 +205,18 @@ pub(crate) struct Vm {
     pub(crate) chain: BTreeMap<String, String>,
     /// Files nobody refers to any more, still to be deleted.
     pub(crate) doomed: Vec<String>,
+    /// Paused because a volume is full.
+    #[serde(default)]
+    pub(crate) starved: bool,
+    /// A client ended the merge of its files; it begins anew after the next job of the VM.
+    #[serde(default)]
+    pub(crate) merge_put_off: bool,
+    /// An export holds its files: nothing is merged until the VM is turned off or saved.
+    #[serde(default)]
+    pub(crate) chain_locked: bool,
+    /// Key protector, in the host's own form.
+    #[serde(default)]
+    pub(crate) key_protector: Vec<u8>,
 }
 
 /// A checkpoint.
@@ -256,6 +281,10 @@ impl Vm {
             last_applied: None,
             chain: BTreeMap::new(),
             doomed: Vec::new(),
+            starved: false,
+            merge_put_off: false,
+            chain_locked: false,
+            key_protector: Vec::new(),
         }
     }
 

@@ -95,7 +95,7 @@ pub(crate) fn need_room(
     let volume = volume.ok_or_else(|| Failure::invalid(format!("there is no volume of {path}")))?;
     let free = free_bytes(engine, &volume);
     if free < needed || engine.fault(FaultRule::DiskFull, &[on], None) {
-        return Err(Failure::failed(format!(
+        return Err(Failure::no_room(format!(
             "there is not enough space on the disk: volume {} has {free} bytes left, {needed} are needed",
             volume.name()
         )));

@@ -30,13 +30,13 @@ enum Noun {
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmVerb),
-    /// Start, turn off or save a VM
+    /// Start, turn off, save or pause a VM
     #[command(after_help = "Example:\n  reprise sim ctl power web01 on --dir hv01")]
     Power {
         /// Name or id
         vm: String,
-        /// on, off or save
-        #[arg(value_name = "on|off|save")]
+        /// on, off, save or pause
+        #[arg(value_name = "on|off|save|pause")]
         action: PowerAction,
     },
     /// What the guest of a VM does with its disks
@@ -217,11 +217,9 @@ enum VolumeVerb {
 #[derive(Subcommand, Debug)]
 enum FaultVerb {
     /// Add a rule
-    #[command(
-        after_help = "Example:\n  reprise sim ctl fault add job-failed --on CreateSnapshot --times 1 --dir hv01"
-    )]
+    #[command(after_help = fault_help())]
     Add {
-        /// What goes wrong
+        /// What goes wrong: one of the rules below
         rule: FaultRule,
         /// Where: Class.Method, Method or an operation; everywhere without
         #[arg(long, value_name = "WHERE")]
@@ -233,7 +231,7 @@ enum FaultVerb {
         #[arg(long, value_name = "VM")]
         vm: Option<String>,
     },
-    /// List rules and settings
+    /// List rules, how often each struck, and settings
     #[command(after_help = "Example:\n  reprise sim ctl fault list --dir hv01")]
     List,
     /// Remove all rules; settings stay
@@ -246,6 +244,15 @@ enum FaultVerb {
         #[arg(value_name = "KEY=VALUE", value_parser = values::pair)]
         setting: (String, String),
     },
+}
+
+fn fault_help() -> String {
+    format!(
+        "Rules:\n  {}\n  WHICH is the name of a fault (QuotaLimit), a WMI result (0x80041002) or a WSManFault code.\n\n\
+         Examples:\n  reprise sim ctl fault add job-failed --on CreateSnapshot --times 1 --dir hv01\n  \
+         reprise sim ctl fault add return-code=32775 --on DestroySystem --dir hv01",
+        FaultRule::choices()
+    )
 }
 
 /// Runs a control verb.
@@ -440,17 +447,24 @@ fn view(reply: &Reply) -> View {
         )),
         Reply::Faults(faults) => {
             let mut fields = Vec::new();
-            for rule in &faults.rules {
-                let times = rule.times.map_or_else(
-                    || "until cleared".to_owned(),
-                    |times| format!("{times} times"),
-                );
-                let on = rule.on.as_deref().unwrap_or("everywhere");
-                let vm = rule
+            for hyperv_sim::ctl::RuleInfo { spec, hits } in &faults.rules {
+                let times = match spec.times {
+                    None => "until cleared".to_owned(),
+                    Some(0) => "used up".to_owned(),
+                    Some(1) => "once more".to_owned(),
+                    Some(times) => format!("{times} times more"),
+                };
+                let on = spec.on.as_deref().unwrap_or("everywhere");
+                let vm = spec
                     .vm
                     .as_ref()
                     .map_or_else(String::new, |vm| format!(", VM {vm}"));
-                fields.push((rule.rule.to_string(), format!("{on}, {times}{vm}")));
+                let hits = match hits {
+                    0 => "has not struck".to_owned(),
+                    1 => "struck once".to_owned(),
+                    hits => format!("struck {hits} times"),
+                };
+                fields.push((spec.rule.to_string(), format!("{on}, {times}{vm}; {hits}")));
             }
             for (key, value) in &faults.settings {
                 fields.push((key.clone(), value.to_string()));

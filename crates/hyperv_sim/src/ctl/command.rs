@@ -1,10 +1,11 @@
 //! What `reprise sim ctl` can ask, as types. Parsing command lines is the caller's business.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use super::fault_rule::FaultSpec;
 
 /// One control command. VMs are named by id, or by name where that is unique.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,9 +102,7 @@ pub enum Command {
     FaultList,
     /// Removes all fault rules; settings stay.
     FaultClear,
-    /// Changes a setting: `job_millis`, `merge_millis`, `partial_changes`, `coarse_bytes`, `nil_arrays`,
-    /// `recovery_import_id`, `envelope_bytes`, `slow_millis`, `shadow_millis`, `shadow_limit`, `shadow_code`,
-    /// `shadow_torn`, `shadow_gmt`.
+    /// Changes a setting; `FaultList` lists them with their values.
     FaultSet {
         /// Name of the setting.
         key: String,
@@ -156,11 +155,11 @@ impl FromStr for DiskAdd {
                 path: path.to_owned(),
                 file: PathBuf::from(file),
             }),
-            Some(_) | None => Err(ParseCommandError {
-                what: "a disk",
-                text: text.chars().take(200).collect(),
-                hint: r"write C:\path\disk.vhdx=FILE",
-            }),
+            Some(_) | None => Err(ParseCommandError::new(
+                "a disk",
+                text,
+                r"write C:\path\disk.vhdx=FILE",
+            )),
         }
     }
 }
@@ -171,7 +170,17 @@ impl FromStr for DiskAdd {
 pub struct ParseCommandError {
     what: &'static str,
     text: String,
-    hint: &'static str,
+    hint: String,
+}
+
+impl ParseCommandError {
+    pub(super) fn new(what: &'static str, text: &str, hint: impl Into<String>) -> Self {
+        Self {
+            what,
+            text: text.chars().take(200).collect(),
+            hint: hint.into(),
+        }
+    }
 }
 
 /// What `power` does.
@@ -184,6 +193,8 @@ pub enum PowerAction {
     Off,
     /// Saves memory and releases the disks.
     Save,
+    /// Pauses; the disks stay with the VM.
+    Pause,
 }
 
 impl FromStr for PowerAction {
@@ -194,11 +205,12 @@ impl FromStr for PowerAction {
             "on" => Ok(Self::On),
             "off" => Ok(Self::Off),
             "save" => Ok(Self::Save),
-            _ => Err(ParseCommandError {
-                what: "a power action",
-                text: text.chars().take(80).collect(),
-                hint: "write on, off or save",
-            }),
+            "pause" => Ok(Self::Pause),
+            _ => Err(ParseCommandError::new(
+                "a power action",
+                text,
+                "write on, off, save or pause",
+            )),
         }
     }
 }
@@ -237,88 +249,4 @@ pub enum GuestContent {
         /// How many bytes.
         length: u64,
     },
-}
-
-/// A fault rule to add.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultSpec {
-    /// What goes wrong.
-    pub rule: FaultRule,
-    /// Where: `Class.Method`, `Method`, or an operation (`identify enumerate pull get invoke merge guest-write`);
-    /// everywhere it makes sense without.
-    pub on: Option<String>,
-    /// How often; until cleared without.
-    pub times: Option<u32>,
-    /// Only for this VM.
-    pub vm: Option<String>,
-}
-
-macro_rules! fault_rules {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What a fault rule does.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum FaultRule {
-            $($(#[$doc])* #[serde(rename = $text)] $name,)*
-        }
-
-        impl FaultRule {
-            /// Every rule.
-            pub const ALL: &'static [FaultRule] = &[$(FaultRule::$name,)*];
-
-            /// Returns the rule's name on the command line.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(FaultRule::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-fault_rules! {
-    /// The operation is answered with `w:AccessDenied`.
-    AccessDenied = "access-denied",
-    /// The job the method starts ends in state 10.
-    JobFailed = "job-failed",
-    /// CreateSnapshot with application consistency ends in a failed job.
-    AppConsistencyFailed = "app-consistency-failed",
-    /// The method runs, then the connection breaks before the reply.
-    ConnectionLostAfter = "connection-lost-after",
-    /// GetVirtualDiskChanges does not know the id.
-    RctIdUnknown = "rct-id-unknown",
-    /// GetVirtualDiskChanges leaves out changed ranges (a broken host).
-    ChangesOmitted = "changes-omitted",
-    /// HTTP 401.
-    Unauthorized = "401",
-    /// `w:EncodingLimit`.
-    EnvelopeLimit = "envelope-limit",
-    /// `n:InvalidEnumerationContext` at Pull.
-    StaleContext = "stale-context",
-    /// A merge waits for as long as the rule stands.
-    MergeNeverEnds = "merge-never-ends",
-    /// The volume has no room left for the guest, a merge or a checkpoint.
-    DiskFull = "disk-full",
-    /// The reply comes `slow_millis` late.
-    SlowReply = "slow-reply",
-}
-
-impl fmt::Display for FaultRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for FaultRule {
-    type Err = ParseCommandError;
-
-    fn from_str(text: &str) -> Result<Self, ParseCommandError> {
-        Self::ALL.iter().copied().find(|rule| rule.name() == text).ok_or_else(|| ParseCommandError {
-            what: "a fault rule",
-            text: text.chars().take(80).collect(),
-            hint: "the rules are access-denied, job-failed, app-consistency-failed, connection-lost-after, \
-                   rct-id-unknown, changes-omitted, 401, envelope-limit, stale-context, merge-never-ends, disk-full, \
-                   slow-reply",
-        })
-    }
 }

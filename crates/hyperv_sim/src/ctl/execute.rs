@@ -9,12 +9,13 @@ use uuid::Uuid;
 use super::add::add_vm;
 use super::show::{checkpoint_info, vm_info};
 use super::{
-    BytesInfo, Command, CtlError, CtlErrorKind, FaultsInfo, PathInfo, PowerAction, Reply, VmInfo,
-    VolumeInfo,
+    BytesInfo, Command, CtlError, CtlErrorKind, FaultsInfo, PathInfo, PowerAction, Reply, RuleInfo,
+    VmInfo, VolumeInfo,
 };
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::guest;
+use crate::jobs::CONTROL;
 use crate::merge;
 use crate::methods::{CheckpointOperation, Operation};
 use crate::state::{Knobs, Power, Vm, Volume, guid};
@@ -138,7 +139,10 @@ pub(crate) fn execute(
         Command::FaultAdd(spec) => {
             engine
                 .update_host(|host| {
-                    host.faults.push(spec.clone());
+                    host.faults.push(RuleInfo {
+                        spec: spec.clone(),
+                        hits: 0,
+                    });
                     Ok(())
                 })
                 .map_err(failed)?;
@@ -260,7 +264,7 @@ fn find_checkpoint(vm: &Vm, wanted: &str) -> Result<Uuid, CtlError> {
 
 fn run_job(engine: &Arc<Engine>, vm: Uuid, operation: Operation) -> Result<(), CtlError> {
     let id = engine
-        .start_job("sim.ctl", Some(vm), operation)
+        .start_job(CONTROL, Some(vm), operation)
         .map_err(failed)?;
     let outcome = engine.wait_for(PATIENCE, |state| {
         state
@@ -302,11 +306,13 @@ fn power(engine: &Arc<Engine>, vm: &Vm, action: PowerAction) -> Result<Reply, Ct
         PowerAction::On => Power::Running,
         PowerAction::Off => Power::Off,
         PowerAction::Save => Power::Saved,
+        PowerAction::Pause => Power::Paused,
     };
-    if to == Power::Saved && vm.power == Power::Off {
+    if matches!(to, Power::Saved | Power::Paused) && !vm.power.holds_disks() && vm.power != to {
         return Err(conflict(format!(
-            "{} is off: there is nothing to save",
-            vm.name()
+            "{} is {}: it must run for that",
+            vm.name(),
+            vm.power.name()
         )));
     }
     if vm.power != to {

@@ -7,6 +7,7 @@ mod add;
 mod client;
 mod command;
 mod execute;
+mod fault_rule;
 mod reply;
 mod show;
 
@@ -15,11 +16,12 @@ pub use client::ctl;
 pub(crate) use execute::execute;
 
 pub use command::{
-    Command, DiskAdd, DiskSelector, FaultRule, FaultSpec, GuestContent, ParseCommandError,
-    PowerAction, VmAdd,
+    Command, DiskAdd, DiskSelector, GuestContent, ParseCommandError, PowerAction, VmAdd,
 };
+pub use fault_rule::{FaultName, FaultRule, FaultSpec};
 pub use reply::{
-    BytesInfo, CheckpointInfo, DiskInfo, FaultsInfo, FileInfo, PathInfo, Reply, VmInfo, VolumeInfo,
+    BytesInfo, CheckpointInfo, DiskInfo, FaultsInfo, FileInfo, PathInfo, Reply, RuleInfo, VmInfo,
+    VolumeInfo,
 };
 
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::FaultSpec;
+use super::fault_rule::FaultSpec;
 
 /// The answer to a [`super::Command`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,10 +130,21 @@ pub struct VolumeInfo {
 /// Rules and settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FaultsInfo {
-    /// The rules, with what is left of their `times`.
-    pub rules: Vec<FaultSpec>,
+    /// The rules, with what is left of their `times`; those that are used up, too, until they are cleared.
+    pub rules: Vec<RuleInfo>,
     /// The settings.
     pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A rule and how often it struck.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleInfo {
+    /// The rule; with `times` 0 it is used up.
+    #[serde(flatten)]
+    pub spec: FaultSpec,
+    /// How often it struck since it was added.
+    #[serde(default)]
+    pub hits: u32,
 }
 
 /// A file on a volume.

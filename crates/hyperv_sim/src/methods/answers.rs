@@ -7,7 +7,8 @@ use super::Call;
 use crate::cim::{Object, V2, epr_of_path, to_cim_xml, v2};
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
-use crate::jobs::Outcome;
+use crate::jobs::{Ending, Outcome};
+use crate::refusals::Refusal;
 use crate::state::guid;
 
 /// The answer of a method.
@@ -82,18 +83,37 @@ pub(crate) fn settings_path(engine: &Engine, id: Uuid) -> String {
 pub(crate) fn job_call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failure>> {
     match method {
         "GetErrorEx" => Some(Ok(errors(call))),
-        // None of this host's jobs can be stopped.
-        "RequestStateChange" => Some(Err(Failure::state("the job cannot be cancelled"))),
+        "RequestStateChange" => Some(cancel(call)),
         _ => None,
     }
 }
 
-fn errors(call: &Call<'_>) -> Answer {
-    let id = call
-        .target
+/// Returns the id of the job a method is called on.
+fn job_id<'a>(call: &'a Call<'_>) -> &'a str {
+    call.target
         .get("InstanceID")
         .and_then(crate::cim::Value::as_text)
-        .unwrap_or_default();
+        .unwrap_or_default()
+}
+
+fn cancel(call: &Call<'_>) -> Result<Answer, Failure> {
+    let ending = match call.need_number("RequestedState")? {
+        4 => Ending::Terminated,
+        5 => Ending::Killed,
+        other => {
+            return Err(Failure::refused(
+                Refusal::CancelUnknown,
+                format!("a job cannot be brought into the state {other}"),
+            ));
+        }
+    };
+    let id = Uuid::try_parse(job_id(call)).map_err(|_| Failure::invalid("the job is gone"))?;
+    call.engine.cancel_job(id, ending)?;
+    Ok(Answer::done())
+}
+
+fn errors(call: &Call<'_>) -> Answer {
+    let id = job_id(call);
     let outcome: Option<Outcome> = call.engine.read(|state| {
         state
             .jobs

@@ -8,7 +8,9 @@ mod changes;
 mod devices;
 mod export;
 mod image;
+mod image_work;
 mod import;
+mod mounted;
 mod params;
 mod planned;
 mod power;
@@ -24,14 +26,17 @@ use uuid::Uuid;
 use wsman::{Fault, Properties, Subcode};
 
 use crate::cim::{Bag, Object, Value};
+use crate::ctl::FaultRule;
 use crate::definition::Definition;
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::jobs::{Job, job_type};
+use crate::merge;
 use crate::state::Power;
 
-pub(crate) use answers::{Answer, job_reference};
+pub(crate) use answers::{Answer, job_reference, system_path};
 pub(crate) use devices::check_disks;
+pub(crate) use mounted::{Mounted, objects as mounted_images};
 pub(crate) use snapshot::reference_point_id;
 pub(crate) use system::new_definition;
 
@@ -52,6 +57,7 @@ pub(crate) enum Operation {
     Validate { vm: Uuid },
     Realize { vm: Uuid },
     Image { operation: ImageOperation },
+    MergeDisks { vm: Uuid },
 }
 
 /// What a job does to a VM's checkpoints and reference points.
@@ -79,6 +85,9 @@ pub(crate) struct ResourceChange {
 pub(crate) enum ImageOperation {
     Create { disk: image::NewDisk },
     Resize { path: String, size: u64 },
+    Convert { source: String, disk: image::NewDisk },
+    Compact { path: String, find_zeros: bool },
+    Attach { path: String, read_only: bool },
     Validate { path: String },
     SetParent { child: String, parent: String, ignore_mismatch: bool },
     Merge { child: String, parent: String },
@@ -99,7 +108,7 @@ impl Operation {
             Operation::Define { .. } => job_type::DEFINE,
             Operation::Destroy { .. } => job_type::DESTROY,
             Operation::AddResources { .. } => job_type::ADD_RESOURCES,
-            Operation::ModifyResources { .. } => job_type::MODIFY,
+            Operation::ModifyResources { .. } => job_type::MODIFY_RESOURCES,
             Operation::Checkpoint { operation, .. } => match operation {
                 CheckpointOperation::Create { .. } => job_type::CREATE_SNAPSHOT,
                 CheckpointOperation::Apply { .. } => job_type::APPLY_SNAPSHOT,
@@ -112,7 +121,8 @@ impl Operation {
             | Operation::ImportCheckpoints { .. }
             | Operation::Validate { .. }
             | Operation::Realize { .. } => job_type::IMPORT,
-            Operation::Image {
+            Operation::MergeDisks { .. }
+            | Operation::Image {
                 operation: ImageOperation::Merge { .. },
             } => job_type::MERGE_DISKS,
             Operation::Image { .. } => job_type::IMAGE,
@@ -141,8 +151,24 @@ impl Operation {
             | Operation::ImportCheckpoints { .. }
             | Operation::Validate { .. }
             | Operation::Realize { .. }
-            | Operation::Image { .. } => None,
+            | Operation::Image { .. }
+            | Operation::MergeDisks { .. } => None,
         }
+    }
+
+    /// Whether a client may end it before it is done: what copies for long.
+    pub(crate) fn is_cancellable(&self) -> bool {
+        matches!(
+            self,
+            Operation::Export { .. }
+                | Operation::MergeDisks { .. }
+                | Operation::Image {
+                    operation: ImageOperation::Merge { .. }
+                        | ImageOperation::Convert { .. }
+                        | ImageOperation::Compact { .. }
+                        | ImageOperation::Create { .. },
+                }
+        )
     }
 
     /// Does it; returns the paths of the objects made or changed.
@@ -181,7 +207,8 @@ impl Operation {
             }
             Operation::Validate { vm } => planned::validate(engine, *vm),
             Operation::Realize { vm } => planned::realize(engine, *vm),
-            Operation::Image { operation } => image::perform(engine, operation, job),
+            Operation::Image { operation } => image_work::perform(engine, operation, job),
+            Operation::MergeDisks { vm } => merge::work_off(engine, *vm, job),
         }
     }
 }
@@ -195,6 +222,8 @@ pub(crate) struct Call<'a> {
     /// `Class.Method`.
     pub(crate) name: String,
     pub(crate) parameters: &'a Properties,
+    /// The VM it is about, as far as fault rules ask.
+    pub(crate) vm: Option<Uuid>,
 }
 
 /// Calls a method. A refusal is an answer with a return code; a fault means that there is no such method.
@@ -203,6 +232,7 @@ pub(crate) fn call(
     target: &Object,
     method: &str,
     parameters: &Properties,
+    vm: Option<Uuid>,
 ) -> Result<Answer, Box<Fault>> {
     let class = target.class.name;
     let call = Call {
@@ -210,7 +240,11 @@ pub(crate) fn call(
         target,
         name: format!("{class}.{method}"),
         parameters,
+        vm,
     };
+    if let Some(code) = call.told_to_answer() {
+        return Ok(Answer::code(code));
+    }
     let answer = match class {
         "Msvm_VirtualSystemManagementService" => system::call(&call, method),
         "Msvm_VirtualSystemSnapshotService" | "Msvm_VirtualSystemReferencePointService" => {
@@ -220,6 +254,7 @@ pub(crate) fn call(
         "Msvm_SecurityService" => security::call(&call, method),
         "Msvm_ComputerSystem" | "Msvm_ShutdownComponent" => power::call(&call, method),
         "Msvm_ConcreteJob" => answers::job_call(&call, method),
+        "Msvm_MountedStorageImage" => mounted::call(&call, method),
         "Win32_ShadowCopy" => shadow::call(&call, method),
         _ => None,
     };
@@ -238,6 +273,18 @@ pub(crate) fn call(
 }
 
 impl Call<'_> {
+    /// Returns the code that a fault rule answers with in place of the method.
+    fn told_to_answer(&self) -> Option<u32> {
+        let code = |rule| {
+            if let FaultRule::ReturnCode(code) = rule {
+                Some(code)
+            } else {
+                None
+            }
+        };
+        self.engine.fault_with(code, &[&self.name], self.vm)
+    }
+
     /// Starts a job and answers with it.
     pub(crate) fn job(&self, vm: Option<Uuid>, operation: Operation) -> Result<Answer, Failure> {
         let id = self.engine.start_job(&self.name, vm, operation)?;

@@ -96,6 +96,8 @@ pub(crate) fn change(engine: &Arc<Engine>, vm_id: Uuid, to: Power) -> Result<Vec
         }
         engine.update_vm(vm_id, |vm| {
             vm.power = to;
+            vm.starved = false;
+            vm.chain_locked &= to.holds_disks();
             vm.definition.vssd.set("IsSaved", to == Power::Saved);
             Ok(())
         })

@@ -11,6 +11,7 @@ use crate::cim::{Bag, Class, Object, V2, Value, find, same_object, v2};
 use crate::clock::now;
 use crate::definition::path_text;
 use crate::engine::{Engine, State};
+use crate::jobs::Job;
 use crate::state::{Vm, guid};
 use crate::wql::AssocFilter;
 
@@ -80,7 +81,9 @@ pub(super) fn links(state: &State, class: &'static str) -> Vec<Object> {
 fn pairs(state: &State, class: &str) -> Vec<(String, String)> {
     if class == "Msvm_AffectedJobElement" {
         let now = now();
-        let jobs = state.jobs.iter().filter(|job| !job.is_gone(now));
+        let kept = state.host.knobs.job_kept_millis;
+        let shows = |job: &&Job| !job.is_gone(now, kept) && !job.twist.unlinked;
+        let jobs = state.jobs.iter().filter(shows);
         return jobs
             .filter_map(|job| Some((job, job.outcome.as_ref()?)))
             .flat_map(|(job, outcome)| {

@@ -92,6 +92,14 @@ fn of_class(state: &State, class: &'static str, objects: &mut Vec<Object>) {
             );
         }
         "Msvm_ConcreteJob" => objects.extend(vms::jobs(state)),
+        "Msvm_MountedStorageImage" => objects.extend(crate::methods::mounted_images(state)),
+        "Msvm_DiskMergeSettingData" => objects.extend(
+            state
+                .vms
+                .values()
+                .filter(|vm| !vm.planned)
+                .map(vms::merge_settings),
+        ),
         "Msvm_VirtualEthernetSwitch" => {
             objects.extend(state.host.switches.iter().map(host::switch));
         }
@@ -122,7 +130,7 @@ fn of_class(state: &State, class: &'static str, objects: &mut Vec<Object>) {
     }
 }
 
-/// Returns `OperationalStatus` of a VM: 2, and what the host is doing with it.
+/// Returns `OperationalStatus` of a VM: its condition, and what the host is doing with it.
 pub(crate) fn operational_status(engine: &Engine, vm: &Vm) -> Vec<u64> {
     engine.read(|state| status_of(state, vm))
 }
@@ -135,5 +143,7 @@ pub(crate) fn status_of(state: &State, vm: &Vm) -> Vec<u64> {
         .filter(|job| job.vm == Some(vm.id) && job.outcome.is_none())
         .find_map(|job| job.operation.operational_status());
     let second = working.or_else(|| merge::is_merging(vm).then_some(MERGING));
-    std::iter::once(2).chain(second).collect()
+    // 5: predictive failure; the volume is running out of space.
+    let first = if vm.starved { 5 } else { 2 };
+    std::iter::once(first).chain(second).collect()
 }

@@ -4,7 +4,7 @@ use super::status_of;
 use crate::cim::{Object, Value, v2};
 use crate::clock::{dmtf, dmtf_interval, now};
 use crate::engine::State;
-use crate::jobs::{Job, KEPT_MILLIS};
+use crate::jobs::{Ending, Job};
 use crate::methods::reference_point_id;
 use crate::state::{Power, ReferencePoint, Vm, guid};
 
@@ -29,10 +29,21 @@ pub(super) fn system(state: &State, vm: &Vm) -> Object {
         .with("EnabledDefault", 2_u64)
         .with(
             "HealthState",
-            if vm.power == Power::Paused { 20_u64 } else { 5 },
+            match (vm.starved, vm.power) {
+                (true, _) => 25_u64,
+                (false, Power::Paused) => 20,
+                (false, Power::Running | Power::Saved | Power::Off) => 5,
+            },
         )
         .with("OperationalStatus", Value::numbers(status_of(state, vm)))
-        .with("StatusDescriptions", Value::texts(["Operating normally"]))
+        .with(
+            "StatusDescriptions",
+            Value::texts([if vm.starved {
+                "A volume is running out of space: the virtual machine is paused"
+            } else {
+                "Operating normally"
+            }]),
+        )
         .with("Status", "OK")
         .with("InstallDate", dmtf(vm.config_changed))
         .with("TimeOfLastStateChange", dmtf(vm.state_changed))
@@ -93,6 +104,17 @@ pub(super) fn export_settings(vm: &Vm) -> Object {
         .with("DisableDifferentialOfIgnoredStorage", false)
 }
 
+/// Whether the host merges a VM's disks.
+pub(super) fn merge_settings(vm: &Vm) -> Object {
+    Object::new(v2("Msvm_DiskMergeSettingData"))
+        .with(
+            "InstanceID",
+            format!(r"Microsoft:{}\DiskMerge", guid(vm.id)),
+        )
+        .with("ElementName", "Disk Merge Settings")
+        .with("EnabledState", u64::from(!vm.chain_locked))
+}
+
 /// An integration component: there while the guest runs.
 pub(super) fn component(vm: &Vm, class: &'static str) -> Option<Object> {
     let device = match class {
@@ -113,17 +135,21 @@ pub(super) fn component(vm: &Vm, class: &'static str) -> Option<Object> {
 
 pub(super) fn jobs(state: &State) -> Vec<Object> {
     let now = now();
+    let kept = state.host.knobs.job_kept_millis;
     state
         .jobs
         .iter()
-        .filter(|job| !job.is_gone(now))
-        .map(object)
+        .filter(|job| !job.is_gone(now, kept))
+        .map(|job| object(job, state.done.get(&job.id).copied(), kept))
         .collect()
 }
 
-fn object(job: &Job) -> Object {
+fn object(job: &Job, done: Option<u64>, kept: u64) -> Object {
     let now = now();
-    let (state, percent) = job.progress(now);
+    let (state, percent) = job.progress(now, done);
+    let ending = job.outcome.as_ref().map(|outcome| outcome.ending);
+    let is_bad =
+        ending.is_some_and(|ending| !matches!(ending, Ending::Completed | Ending::Warnings));
     let ended = job.outcome.as_ref().map(|outcome| outcome.at);
     let failure = job
         .outcome
@@ -137,21 +163,19 @@ fn object(job: &Job) -> Object {
         .with("JobState", state)
         .with(
             "JobStatus",
-            if failure.is_some() {
-                "Exception"
-            } else if state == 7 {
-                "Job completed."
-            } else {
-                "Job is running."
+            match ending {
+                Some(ending) => ending.status(),
+                None if state == 5 => "Job is suspended.",
+                None => "Job is running.",
             },
         )
         .with("PercentComplete", percent)
         .with("JobType", u64::from(job.job_type))
-        .with("Cancellable", false)
+        .with("Cancellable", job.is_cancellable())
         .with("DeleteOnCompletion", true)
         .with(
             "OperationalStatus",
-            Value::numbers([if failure.is_some() { 6 } else { 2 }]),
+            Value::numbers([if is_bad { 6 } else { 2 }]),
         )
         .with("HealthState", 5_u64)
         .with("LocalOrUtcTime", 2_u64)
@@ -167,7 +191,7 @@ fn object(job: &Job) -> Object {
             "TimeOfLastStateChange",
             dmtf(ended.unwrap_or(job.submitted)),
         )
-        .with("TimeBeforeRemoval", dmtf_interval(KEPT_MILLIS))
+        .with("TimeBeforeRemoval", dmtf_interval(kept))
         .with("ErrorCode", failure.map_or(0, |(code, _)| u64::from(*code)));
     if let Some((_, message)) = failure {
         object = object

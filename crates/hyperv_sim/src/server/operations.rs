@@ -66,34 +66,65 @@ impl Service {
         if strikes(FaultRule::Unauthorized) {
             return Outgoing::Unauthorized;
         }
+        if strikes(FaultRule::Busy) {
+            return Outgoing::Reply {
+                status: 503,
+                xml: String::new(),
+            };
+        }
+        if strikes(FaultRule::ConnectionLostBefore) {
+            return Outgoing::Lost;
+        }
         if strikes(FaultRule::SlowReply) {
             self.engine
                 .pause(Duration::from_millis(self.engine.knobs().slow_millis));
         }
-        let refused = if strikes(FaultRule::AccessDenied) {
-            Some(Fault::access_denied("Access is denied."))
-        } else if strikes(FaultRule::EnvelopeLimit) {
-            Some(Fault::encoding_limit(
-                "the reply is larger than the envelope allows",
-            ))
-        } else if matches!(request.operation, Operation::Pull(_))
-            && strikes(FaultRule::StaleContext)
-        {
-            Some(Fault::new(
-                Subcode::InvalidEnumerationContext,
-                "the enumeration context has expired",
-            ))
-        } else {
-            None
-        };
-        let result = match refused {
+        let result = match self.refused(&request, &on, vm) {
             Some(fault) => Err(fault.into()),
-            None => self.operate(&request),
+            None => self.operate(&request, vm),
         };
         if strikes(FaultRule::ConnectionLostAfter) {
             return Outgoing::Lost;
         }
+        let result = if strikes(FaultRule::TimedOut) {
+            Err(
+                Fault::timed_out("the operation took too long; it was carried out all the same")
+                    .into(),
+            )
+        } else {
+            result
+        };
         self.write(&request, result)
+    }
+
+    /// Returns the fault that a rule answers with in place of the operation.
+    fn refused(&self, request: &Request, on: &[&str], vm: Option<Uuid>) -> Option<Fault> {
+        let strikes = |rule| self.engine.fault(rule, on, vm);
+        if strikes(FaultRule::AccessDenied) {
+            return Some(Fault::access_denied("Access is denied."));
+        }
+        if strikes(FaultRule::EnvelopeLimit) {
+            let fault = Fault::encoding_limit("the reply is larger than the envelope allows");
+            return Some(fault);
+        }
+        if strikes(FaultRule::QuotaLimit) {
+            let reason = "the user has too many operations under way";
+            return Some(Fault::new(Subcode::QuotaLimit, reason));
+        }
+        if matches!(request.operation, Operation::Pull(_)) && strikes(FaultRule::StaleContext) {
+            let reason = "the enumeration context has expired";
+            return Some(Fault::new(Subcode::InvalidEnumerationContext, reason));
+        }
+        let named = |rule| {
+            if let FaultRule::Fault(name) = rule {
+                Some(name)
+            } else {
+                None
+            }
+        };
+        self.engine
+            .fault_with(named, on, vm)
+            .map(crate::ctl::FaultName::fault)
     }
 
     fn write(&self, request: &Request, result: Result<(Reply, String), Box<Fault>>) -> Outgoing {
@@ -135,7 +166,7 @@ impl Service {
         own.min(asked.unwrap_or(usize::MAX).max(MIN_ENVELOPE_BYTES))
     }
 
-    fn operate(&self, request: &Request) -> Result<(Reply, String), Box<Fault>> {
+    fn operate(&self, request: &Request, vm: Option<Uuid>) -> Result<(Reply, String), Box<Fault>> {
         let header = &request.header;
         match &request.operation {
             Operation::Identify => {
@@ -156,7 +187,7 @@ impl Service {
                     class.namespace.to_owned(),
                 ))
             }
-            Operation::Invoke { method, parameters } => self.invoke(header, method, parameters),
+            Operation::Invoke { method, parameters } => self.invoke(header, method, parameters, vm),
             Operation::Delete => {
                 let class = class_of(header)?;
                 let object = self.one(class, header)?;
@@ -385,6 +416,7 @@ impl Service {
         header: &Header,
         method: &str,
         parameters: &Properties,
+        vm: Option<Uuid>,
     ) -> Result<(Reply, String), Box<Fault>> {
         let class = class_of(header)?;
         // Methods that make objects are called on the class itself.
@@ -394,7 +426,7 @@ impl Service {
             } else {
                 self.one(class, header)?
             };
-        let answer = methods::call(&self.engine, &target, method, parameters)?;
+        let answer = methods::call(&self.engine, &target, method, parameters, vm)?;
         let mut outputs = Properties::new();
         for (name, value) in answer.outputs {
             outputs.set(name, value);
