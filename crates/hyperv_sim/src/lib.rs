@@ -5,7 +5,7 @@
 //!
 //! Invariants: every change is on disk before it is answered, so a host killed at any moment goes on where it was;
 //! disk content is only ever in real VHDX files; what the page `hyperv-wmi.md` says wins over what is convenient here.
-//! Not here: command lines, TLS, the driver's view of a host.
+//! Not here: command lines, the driver's view of a host.
 
 mod checkpoints;
 mod children;
@@ -76,16 +76,60 @@ pub struct RunOptions {
     pub dir: PathBuf,
     /// Address of the WS-Management port.
     pub listen: SocketAddr,
-    /// Basic authentication is asked for where set.
+    /// A log-in is asked for where set.
     pub credentials: Option<Credentials>,
+    /// How one may log in.
+    pub auth: AuthSchemes,
+    /// HTTPS instead of HTTP, where set.
+    pub tls: Option<TlsOptions>,
     /// Gets the port number, written whole, once the host answers.
     pub port_file: Option<PathBuf>,
+}
+
+impl RunOptions {
+    /// Serves a host over HTTP, for anybody.
+    pub fn new(dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
+        Self {
+            dir: dir.into(),
+            listen,
+            credentials: None,
+            auth: AuthSchemes::default(),
+            tls: None,
+            port_file: None,
+        }
+    }
+}
+
+/// How one may log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthSchemes {
+    /// User and password in every request.
+    Basic,
+    /// NTLM through Negotiate; over HTTP messages must be sealed.
+    Negotiate,
+    /// Either; over HTTP messages may then go unsealed (`AllowUnencrypted`).
+    #[default]
+    Both,
+}
+
+/// Which certificate a host shows over HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsOptions {
+    /// One of its own making, kept in `DIR/tls`.
+    SelfSigned,
+    /// Given ones.
+    Files {
+        /// The certificate, then those between it and its CA; PEM.
+        cert: PathBuf,
+        /// Its key; PEM.
+        key: PathBuf,
+    },
 }
 
 /// Who may log in.
 #[derive(Clone)]
 pub struct Credentials {
-    /// User name.
+    /// User name: `user` (of any domain), `DOMAIN\user` or `user@domain`.
     pub user: String,
     /// Password.
     pub password: String,

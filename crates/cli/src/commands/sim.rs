@@ -1,10 +1,10 @@
 //! `reprise sim init|run|ctl`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
-use hyperv_sim::{Credentials, InitOptions, RunOptions, VolumeSpec};
+use clap::{Args, Subcommand, ValueEnum};
+use hyperv_sim::{AuthSchemes, Credentials, InitOptions, RunOptions, TlsOptions, VolumeSpec};
 
 use super::sim_ctl::CtlArgs;
 use crate::exit::Exit;
@@ -29,7 +29,11 @@ enum Verb {
     )]
     Init(InitArgs),
     /// Serve a simulated host until told to stop
-    #[command(after_help = "Example:\n  reprise sim run --dir hv01 --listen 127.0.0.1:5985")]
+    #[command(after_help = "Examples:\n  \
+        reprise sim run --dir hv01 --listen 127.0.0.1:5985\n  \
+        reprise sim run --dir hv01 --user 'HV01\\backup' --password-file password.txt --auth negotiate\n  \
+        reprise sim run --dir hv01 --user backup --password-file password.txt --tls\n\n\
+        With --tls the SHA-256 of the certificate is printed at the start, and written to DIR/tls/fingerprint.")]
     Run(RunArgs),
     /// Change a simulated host, running or stopped, from outside
     Ctl(CtlArgs),
@@ -53,18 +57,53 @@ struct RunArgs {
     /// Folder of the host, as made by `reprise sim init`
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Address of the WS-Management port; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5985")]
-    listen: SocketAddr,
-    /// Ask for this user name
+    /// Address of the WS-Management port; port 0 takes a free one [default: 127.0.0.1:5985, with --tls 127.0.0.1:5986]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Ask for this user name: user (of any domain), DOMAIN\user or user@domain
     #[arg(long, value_name = "NAME", requires = "password_file")]
     user: Option<String>,
     /// File that holds the password of --user; - reads standard input
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// How --user may log in; negotiate is NTLM, and over HTTP takes sealed messages only
+    #[arg(long, value_name = "SCHEMES", value_enum, default_value_t = Auth::Both, requires = "user")]
+    auth: Auth,
+    /// Serve HTTPS, with a self-signed certificate that is kept in DIR/tls
+    #[arg(long)]
+    tls: bool,
+    /// Serve HTTPS with this certificate (PEM; those up to its CA may follow)
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        conflicts_with = "tls"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// Key of --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// File that gets the port number once the host answers
     #[arg(long, value_name = "FILE")]
     port_file: Option<PathBuf>,
+}
+
+/// How one may log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    Basic,
+    Negotiate,
+    Both,
+}
+
+impl From<Auth> for AuthSchemes {
+    fn from(auth: Auth) -> Self {
+        match auth {
+            Auth::Basic => Self::Basic,
+            Auth::Negotiate => Self::Negotiate,
+            Auth::Both => Self::Both,
+        }
+    }
 }
 
 /// Runs a verb.
@@ -95,10 +134,21 @@ pub(crate) async fn run(out: Output, args: SimArgs) -> Result<Exit, Failure> {
                     password: values::secret(args.password_file.as_deref(), "password")?,
                 }),
             };
+            let tls = match (args.tls_cert, args.tls_key) {
+                (Some(cert), Some(key)) => Some(TlsOptions::Files { cert, key }),
+                (None, None) | (Some(_), None) | (None, Some(_)) => {
+                    args.tls.then_some(TlsOptions::SelfSigned)
+                }
+            };
+            let port = if tls.is_some() { 5986 } else { 5985 };
             let options = RunOptions {
                 dir: args.dir,
-                listen: args.listen,
+                listen: args
+                    .listen
+                    .unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
                 credentials,
+                auth: args.auth.into(),
+                tls,
                 port_file: args.port_file,
             };
             hyperv_sim::run(options, process::asked_to_end()).await?;

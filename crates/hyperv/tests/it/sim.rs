@@ -38,14 +38,13 @@ impl Sim {
             volumes: Vec::new(),
         };
         let id = hyperv_sim::init(&options).expect("the folder is new");
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let running = hyperv_sim::start(RunOptions {
-            dir: dir.path().to_owned(),
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             credentials: account.map(|(user, password)| hyperv_sim::Credentials {
                 user: user.into(),
                 password: password.into(),
             }),
-            port_file: None,
+            ..RunOptions::new(dir.path(), listen)
         });
         let running = running.await.expect("nothing else serves it");
         let limits = Limits {

@@ -1,4 +1,4 @@
-//! HTTP: the two listeners, authentication, and what a fault rule does to a connection.
+//! Starting and stopping: the port for WS-Management, and the port for control.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,37 +7,35 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
-use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
-use wsman::{Fault, Subcode};
 
-use super::operations::{Outgoing, Service, anonymous_identify, malformed};
+use super::auth::Rules;
+use super::connections::{self, Front};
+use super::operations::Service;
+use super::tls;
 use crate::ctl::{Command, ControlFile, execute};
 use crate::engine::Engine;
 use crate::state::save_bytes;
-use crate::{Credentials, RunOptions, SimError};
+use crate::{RunOptions, SimError};
 
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
-/// Largest request, as the service's default of 500 kB.
-const MAX_REQUEST_BYTES: usize = 512_000;
 /// Largest control command.
 const MAX_COMMAND_BYTES: usize = 1 << 20;
 /// How long a directory that another process is just leaving is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-const SOAP: &str = "application/soap+xml;charset=UTF-8";
 
 /// A host that is being served by this process.
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    fingerprint: Option<String>,
     engine: Arc<Engine>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -50,10 +48,21 @@ impl Running {
         self.address
     }
 
-    /// Returns the endpoint, `http://ADDRESS/wsman`.
+    /// Returns the endpoint, `http://ADDRESS/wsman` or `https://ADDRESS/wsman`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/wsman", self.address)
+        let scheme = if self.fingerprint.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}/wsman", self.address)
+    }
+
+    /// Returns the SHA-256 of the certificate, where the host is served over HTTPS.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
     }
 
     /// Stops serving, as a host that shuts down: VMs keep their state, jobs go on at the next start.
@@ -125,13 +134,19 @@ pub async fn start(options: RunOptions) -> Result<Running, SimError> {
     .map_err(|source| io("write control.json".to_owned(), source))?;
 
     let stop = CancellationToken::new();
+    let tls = match &options.tls {
+        None => None,
+        Some(wanted) => Some(tls::load(&options.dir, &engine.name(), wanted)?),
+    };
     let front = Arc::new(Front {
         service: Service::new(Arc::clone(&engine)),
-        credentials: options.credentials,
+        rules: Rules {
+            account: options.credentials,
+            schemes: options.auth,
+            bindings: tls.as_ref().map(|tls| tls.bindings.clone()),
+            computer: engine.name(),
+        },
     });
-    let wsman = Router::new()
-        .route("/wsman", post(serve_wsman))
-        .with_state(front);
     let back = Arc::new(Back {
         engine: Arc::clone(&engine),
         token,
@@ -140,23 +155,33 @@ pub async fn start(options: RunOptions) -> Result<Running, SimError> {
         .route("/{token}", post(serve_control))
         .with_state(back);
     let tasks = vec![
-        serve(listener, wsman, stop.clone()),
+        connections::serve(
+            listener,
+            tls.as_ref().map(|tls| tls.acceptor.clone()),
+            front,
+            stop.clone(),
+        ),
         serve(control, ctl, stop.clone()),
     ];
     if let Some(file) = &options.port_file {
         save_bytes(file, format!("{}\n", address.port()).as_bytes())
             .map_err(|source| io(format!("write {}", file.display()), source))?;
     }
-    tracing::info!(
-        "the simulated host {} answers at http://{address}/wsman",
-        engine.name()
-    );
-    Ok(Running {
+    let running = Running {
         address,
+        fingerprint: tls.map(|tls| tls.fingerprint),
         engine,
         stop,
         tasks,
-    })
+    };
+    let (name, url) = (running.engine.name(), running.url());
+    match &running.fingerprint {
+        None => tracing::info!("the simulated host {name} answers at {url}"),
+        Some(fingerprint) => tracing::info!(
+            "the simulated host {name} answers at {url}; SHA-256 of its certificate: {fingerprint}"
+        ),
+    }
+    Ok(running)
 }
 
 fn io(action: String, source: std::io::Error) -> SimError {
@@ -183,88 +208,6 @@ fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> Join
             tracing::error!("failed to serve: {err}");
         }
     })
-}
-
-#[derive(Debug)]
-struct Front {
-    service: Service,
-    credentials: Option<Credentials>,
-}
-
-async fn serve_wsman(State(front): State<Arc<Front>>, headers: HeaderMap, body: Body) -> Response {
-    let Ok(body) = to_bytes(body, MAX_REQUEST_BYTES).await else {
-        let fault = Fault::new(
-            Subcode::EncodingLimit,
-            "the request is larger than this service takes, or cut short",
-        );
-        return reply(malformed(&fault));
-    };
-    if !is_allowed(&front, &headers) {
-        let anonymous = headers
-            .get("wsmanidentify")
-            .is_some_and(|value| value.as_bytes() == b"unauthenticated");
-        return match anonymous.then(|| anonymous_identify(&body)).flatten() {
-            Some(xml) => reply(Outgoing::Reply { status: 200, xml }),
-            None => reply(Outgoing::Unauthorized),
-        };
-    }
-    let answered = tokio::task::spawn_blocking(move || front.service.answer(&body)).await;
-    match answered {
-        Ok(outgoing) => reply(outgoing),
-        Err(err) => {
-            tracing::error!("a request could not be answered: {err}");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
-}
-
-fn is_allowed(front: &Front, headers: &HeaderMap) -> bool {
-    let Some(wanted) = &front.credentials else {
-        return true;
-    };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let decoded = given
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
-    let decoded = decoded.and_then(|(_, text)| STANDARD.decode(text.trim()).ok());
-    decoded
-        .is_some_and(|bytes| bytes == format!("{}:{}", wanted.user, wanted.password).into_bytes())
-}
-
-fn reply(outgoing: Outgoing) -> Response {
-    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static(SOAP))];
-    match outgoing {
-        Outgoing::Reply { status, xml } => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status, content_type, xml).into_response()
-        }
-        Outgoing::Unauthorized => {
-            let challenge = [(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Basic realm=\"WSMAN\""),
-            )];
-            (StatusCode::UNAUTHORIZED, challenge).into_response()
-        }
-        // A body that fails half-way makes the server break the connection.
-        Outgoing::Lost => {
-            (content_type, Body::from_stream(ReaderStream::new(Broken))).into_response()
-        }
-    }
-}
-
-/// A body that cannot be read.
-struct Broken;
-
-impl tokio::io::AsyncRead for Broken {
-    fn poll_read(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-        _: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::task::Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
-    }
 }
 
 #[derive(Debug)]

@@ -1,8 +1,14 @@
 //! Serving the host: WS-Management on its own port, control on another one of the loopback interface.
 
+mod auth;
+mod connections;
 mod enumeration;
 mod http;
+mod ntlm;
+mod ntlm_session;
 mod operations;
+mod spnego;
 mod targets;
+mod tls;
 
 pub use http::{Running, start};

@@ -21,12 +21,7 @@ fn host_process() {
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let options = RunOptions {
-            dir: dir.into(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            credentials: None,
-            port_file: None,
-        };
+        let options = RunOptions::new(dir, "127.0.0.1:0".parse().unwrap());
         let _running = hyperv_sim::start(options).await.unwrap();
         println!("ready");
         std::future::pending::<()>().await;

@@ -61,12 +61,7 @@ impl Sim {
     }
 
     pub(crate) async fn serve(&mut self) {
-        let options = RunOptions {
-            dir: self.dir.path().into(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            credentials: None,
-            port_file: None,
-        };
+        let options = RunOptions::new(self.dir.path(), "127.0.0.1:0".parse().unwrap());
         self.running = Some(hyperv_sim::start(options).await.unwrap());
     }
 
