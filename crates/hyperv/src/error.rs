@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use wsman::{Fault, FaultClass, MessageError};
 
+use crate::host::ShadowRefusal;
+
 /// What a caller can do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -184,6 +186,14 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// The host made no shadow copy of a volume.
+    #[error("the host made no shadow copy of volume {volume}: {refusal}")]
+    Shadow {
+        /// Where it is mounted.
+        volume: String,
+        /// Why.
+        refusal: ShadowRefusal,
+    },
     /// Something the driver itself refuses.
     #[error("{what}")]
     Refused {
@@ -230,6 +240,7 @@ impl Error {
                 }
             },
             Error::Return { code, .. } | Error::Job { code, .. } => kind_of_code(*code),
+            Error::Shadow { refusal, .. } => refusal.kind(),
             Error::JobTimeout { .. } | Error::StillBusy { .. } => ErrorKind::Timeout,
             Error::Cancelled { .. } => ErrorKind::Cancelled,
             Error::NoHyperV { .. } | Error::Unsupported { .. } => ErrorKind::Unsupported,

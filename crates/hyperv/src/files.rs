@@ -10,6 +10,7 @@
 mod chain;
 mod map;
 mod platform;
+mod shadow;
 
 use std::fs::{self, File};
 use std::io;
@@ -22,6 +23,7 @@ use vhdx::{ReadAt, WriteAt};
 
 pub use chain::{ChainError, HostPathResolver};
 pub use map::{MapError, PathMap};
+pub use shadow::ShadowView;
 
 /// What a caller can do about a [`FileError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -18,6 +18,8 @@ mod merging;
 mod objects;
 mod power;
 mod reference_points;
+mod shadow;
+mod shadow_files;
 mod slots;
 mod vm;
 
@@ -40,6 +42,8 @@ pub use import::PlannedVm;
 pub use marks::{Mark, NotOurs};
 pub use merging::ExportCheckpoints;
 pub use reference_points::{RctId, ReferencePoint};
+pub use shadow::{Shadow, ShadowRefusal, new_of_volume};
+pub use shadow_files::{CheckpointChain, ConfigPlace, VmFiles};
 pub use slots::{ParseSlotError, Slot};
 pub use vm::{
     Activity, Checkpoint, CheckpointDisk, CheckpointKind, ConfigFile, Folders, VmFacts, VmSummary,

@@ -19,11 +19,12 @@ pub use cim::{CimSession, Credentials, Endpoint, Identity, Trust};
 pub use error::{Error, ErrorKind};
 pub use files::{
     ChainError, Entry, FileError, FileErrorKind, HostFile, HostFiles, HostPathResolver, MapError,
-    PathMap,
+    PathMap, ShadowView,
 };
 pub use host::{
-    Activity, Changes, Checkpoint, CheckpointDisk, CheckpointFiles, CheckpointKind, ConfigFile,
-    DiskFile, DiskFileKind, DiskFormat, ExportCheckpoints, Folders, Host, HostFacts, Limits, Mark,
-    NotOurs, ParseSlotError, PlannedVm, RctId, Readiness, ReferencePoint, Slot, TakenCheckpoint,
-    VmDisk, VmFacts, VmSummary, VolumeFacts,
+    Activity, Changes, Checkpoint, CheckpointChain, CheckpointDisk, CheckpointFiles,
+    CheckpointKind, ConfigFile, ConfigPlace, DiskFile, DiskFileKind, DiskFormat, ExportCheckpoints,
+    Folders, Host, HostFacts, Limits, Mark, NotOurs, ParseSlotError, PlannedVm, RctId, Readiness,
+    ReferencePoint, Shadow, ShadowRefusal, Slot, TakenCheckpoint, VmDisk, VmFacts, VmFiles,
+    VmSummary, VolumeFacts, new_of_volume,
 };

@@ -47,42 +47,52 @@ pub struct HostPathResolver {
 
 impl ParentResolver for HostPathResolver {
     fn locate(&self, child: &str, locator: &ParentLocator) -> Vec<String> {
-        // Where the child lies now says more than where its parent once was.
-        let relative = locator
-            .relative_path
-            .as_deref()
-            .and_then(|relative| joined(child, relative));
-        let mut found: Vec<String> = Vec::new();
-        for path in [
-            relative,
-            locator.absolute_path.clone(),
-            locator.volume_path.clone(),
-        ]
-        .into_iter()
-        .flatten()
-        {
-            if !found.iter().any(|known| host_path::same(known, &path)) {
-                found.push(path);
-            }
-        }
-        found
+        candidates(child, locator)
     }
 
     fn open(&self, location: &str) -> io::Result<Arc<dyn ReadAt>> {
-        match self.files.open_read(location) {
-            Ok(file) => Ok(Arc::new(file)),
-            Err(error) => {
-                let kind = match error.kind() {
-                    // A path that is not mapped is as good as missing: the next candidate may be better.
-                    FileErrorKind::NotFound | FileErrorKind::BadPath => io::ErrorKind::NotFound,
-                    FileErrorKind::InUse => io::ErrorKind::ResourceBusy,
-                    FileErrorKind::Denied => io::ErrorKind::PermissionDenied,
-                    FileErrorKind::Exists | FileErrorKind::Full | FileErrorKind::Failed => {
-                        io::ErrorKind::Other
-                    }
-                };
-                Err(io::Error::new(kind, error))
-            }
+        reader(self.files.open_read(location))
+    }
+}
+
+/// Returns where the parent of the disk at `child` may be, best first.
+pub(super) fn candidates(child: &str, locator: &ParentLocator) -> Vec<String> {
+    // Where the child lies now says more than where its parent once was.
+    let relative = locator
+        .relative_path
+        .as_deref()
+        .and_then(|relative| joined(child, relative));
+    let mut found: Vec<String> = Vec::new();
+    for path in [
+        relative,
+        locator.absolute_path.clone(),
+        locator.volume_path.clone(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        if !found.iter().any(|known| host_path::same(known, &path)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Says of a file that was opened what `vhdx` understands.
+pub(super) fn reader(opened: Result<super::HostFile, FileError>) -> io::Result<Arc<dyn ReadAt>> {
+    match opened {
+        Ok(file) => Ok(Arc::new(file)),
+        Err(error) => {
+            let kind = match error.kind() {
+                // A path that is not mapped is as good as missing: the next candidate may be better.
+                FileErrorKind::NotFound | FileErrorKind::BadPath => io::ErrorKind::NotFound,
+                FileErrorKind::InUse => io::ErrorKind::ResourceBusy,
+                FileErrorKind::Denied => io::ErrorKind::PermissionDenied,
+                FileErrorKind::Exists | FileErrorKind::Full | FileErrorKind::Failed => {
+                    io::ErrorKind::Other
+                }
+            };
+            Err(io::Error::new(kind, error))
         }
     }
 }

@@ -27,6 +27,9 @@ pub enum MapError {
     },
 }
 
+/// Where the host's devices are, shadow copies among them.
+const DEVICES: &str = r"\\?\GLOBALROOT\Device\";
+
 /// Which local folder stands for which folder of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathMap {
@@ -95,7 +98,7 @@ impl PathMap {
             .find_map(|(host, local)| Some((local.as_path(), below(host)?)));
         let (local, rest) = match found {
             Some(found) => found,
-            None if self.local && host_path::check(&full).is_ok() => {
+            None if self.local && (host_path::check(&full).is_ok() || is_on_device(&full)) => {
                 return Ok((Path::new(""), vec![full]));
             }
             None => return Err(not_mapped(path)),
@@ -116,6 +119,20 @@ impl PathMap {
     }
 }
 
+/// Whether a path names plain files of a shadow copy by its device, which the host itself can open.
+fn is_on_device(path: &str) -> bool {
+    let device = path
+        .get(..DEVICES.len())
+        .filter(|start| start.eq_ignore_ascii_case(DEVICES))
+        .map(|_| path[DEVICES.len()..].trim_end_matches('\\'));
+    device.is_some_and(|rest| {
+        rest.to_lowercase().starts_with("harddiskvolumeshadowcopy")
+            && rest
+                .split('\\')
+                .all(|name| host_path::check_name(name).is_ok())
+    })
+}
+
 fn not_mapped(path: &str) -> MapError {
     let path: String = path.chars().take(300).collect();
     let root = match path.as_bytes() {
@@ -129,10 +146,30 @@ fn not_mapped(path: &str) -> MapError {
 }
 
 /// Backslashes only, and `\\?\C:\x` as `C:\x`.
-fn normalised(path: &str) -> String {
+pub(super) fn normalised(path: &str) -> String {
     let path = path.trim().replace('/', "\\");
     let plain = path
         .strip_prefix(r"\\?\")
         .filter(|rest| rest.as_bytes().get(1) == Some(&b':'));
     plain.unwrap_or(&path).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_itself_opens_shadow_copies_by_device_and_nothing_else_there() {
+        let map = PathMap::on_the_host();
+        let inside = r"\\?\GLOBALROOT\Device\HarddiskVolumeShadowCopy12\VMs\a.vhdx";
+        assert_eq!(map.split(inside).unwrap().1, [inside]);
+        for path in [
+            r"\\?\GLOBALROOT\Device\Harddisk0\Partition1\a",
+            r"\\?\GLOBALROOT\Device\HarddiskVolumeShadowCopy1\..\a",
+            r"\\?\GLOBALROOT\Device\HarddiskVolumeShadowCopy1\a:b",
+            r"\\?\GLOBALROOT\Device",
+        ] {
+            assert!(map.split(path).is_err(), "{path}");
+        }
+    }
 }

@@ -144,7 +144,7 @@ impl Host {
     }
 
     /// Follows a chain as far as it goes. Only errors that are not about a file are returned as such.
-    async fn follow_chain(
+    pub(super) async fn follow_chain(
         &self,
         path: &str,
         known: &mut HashMap<String, DiskFile>,
@@ -229,7 +229,7 @@ impl Host {
 }
 
 /// The whole chain of causes in one line.
-fn describe(error: &Error) -> String {
+pub(super) fn describe(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -13,6 +13,7 @@ mod request {
     pub(super) const START: u16 = 2;
     pub(super) const TURN_OFF: u16 = 3;
     pub(super) const SAVE: u16 = 6;
+    pub(super) const PAUSE: u16 = 9;
 }
 
 impl Host {
@@ -32,6 +33,11 @@ impl Host {
             return Ok(());
         }
         self.bring_to(vm, PowerState::Saved, request::SAVE).await
+    }
+
+    /// Holds a running VM in memory; one that is paused is no error.
+    pub async fn pause_vm(&self, vm: VmId) -> Result<(), Error> {
+        self.bring_to(vm, PowerState::Paused, request::PAUSE).await
     }
 
     /// Asks the guest to shut down and waits until the VM is off, within [`super::Limits::settle`].
