@@ -26,8 +26,8 @@
 //! arrive twice: each has the same effect as once.
 
 use model::{
-    AgentId, BaseRecord, ConsistencyWish, DiskId, Fence, FullReason, HostId, ImageRef, JobId,
-    Method, PointId, RecoveryPoint, RestoreWish, SessionId, Timestamp, VmId,
+    AgentId, BaseRecord, ConsistencyWish, DiskId, Fence, FileImage, FullReason, HostId, ImageRef,
+    JobId, Method, PointId, RecoveryPoint, RestoreWish, SessionId, Timestamp, VmId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -361,6 +361,9 @@ pub struct OpenBackup {
     pub disks: Vec<DiskIdentity>,
     /// InstanceIDs of the reference points of this VM that exist on the host.
     pub reference_points: Vec<String>,
+    /// Whether it is a backup of files (VSS method), which may take over unchanged parents of the newest such point.
+    #[serde(default)]
+    pub files: bool,
 }
 
 /// A disk, by what makes it the same disk.
@@ -385,6 +388,18 @@ pub struct BackupSession {
     pub cut_key: String,
     /// For each disk asked about, from where an increment may start, or why not.
     pub bases: Vec<BaseDecision>,
+    /// The disk files of the newest point of this VM made of files on this host, where one can be built on.
+    #[serde(default)]
+    pub known_files: Option<KnownFiles>,
+}
+
+/// Disk files of an earlier point, pinned by the session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KnownFiles {
+    /// The point; a point that takes one of the files over names it as its parent.
+    pub point: PointId,
+    /// Its disk files.
+    pub files: Vec<FileImage>,
 }
 
 /// What the server decided about a disk's base.

@@ -301,6 +301,9 @@ pub struct Point {
     pub reason: Option<String>,
     /// `application`, `crash`, `offline`.
     pub consistency: String,
+    /// How that consistency came about, where it needs saying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency_note: Option<String>,
     /// Sum of the virtual sizes.
     pub size_bytes: u64,
     /// Bytes read as changed.
@@ -341,6 +344,9 @@ pub struct PointDisk {
     /// Why it was read whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The files of its chain, leaf first, where the point holds files (VSS method).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
 }
 
 /// Start a restore.

@@ -324,8 +324,13 @@ pub(crate) async fn insert(
         .iter()
         .map(|disk| disk.size_bytes)
         .fold(0, u64::saturating_add);
-    // Under the VSS method the files stand for the disks.
-    let size = if point.disks.is_empty() {
+    let size = point
+        .chains
+        .iter()
+        .map(|chain| chain.size_bytes)
+        .fold(size, u64::saturating_add);
+    // Points of files that do not say which disks they make up.
+    let size = if point.disks.is_empty() && point.chains.is_empty() {
         point
             .files
             .iter()
@@ -338,6 +343,7 @@ pub(crate) async fn insert(
         .disks
         .iter()
         .map(|disk| disk.changed_bytes)
+        .chain(point.chains.iter().map(|chain| chain.changed_bytes))
         .fold(0, u64::saturating_add);
     sqlx::query(
         "INSERT INTO points (id, vm_id, vm_name, host_id, host_name, job_id, fence, parent_id, created, committed,

@@ -15,8 +15,9 @@ pub use ids::{
     AgentId, DiskId, Fence, HostId, JobId, ParseIdError, PointId, SessionId, UserId, VaultId, VmId,
 };
 pub use point::{
-    BaseRecord, CheckpointInfo, Consistency, ConsistencyWish, DiskImage, Excluded, FileImage,
-    FullReason, ImageRef, Method, PointKind, RecoveryPoint, SourceHost, Unsupported,
+    BaseRecord, CheckpointInfo, Consistency, ConsistencyWish, DiskChain, DiskFileFacts, DiskImage,
+    Excluded, FileImage, FullReason, ImageRef, Method, PointKind, RecoveryPoint, SourceHost,
+    Unsupported,
 };
 pub use restore::{
     DiskFolder, KeepOrNew, NetworkMap, PowerAfter, RestoreScope, RestoreTarget, RestoreWish,

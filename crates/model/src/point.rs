@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskId, Fence, HostId, JobId, PointId, PowerState, Timestamp, VmConfig, VmId};
+use crate::{
+    DiskId, Fence, HostId, JobId, PointId, PowerState, Timestamp, VmConfig, VmId, host_path,
+};
 
 /// How a backup reads the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -158,6 +160,73 @@ pub struct FileImage {
     pub role: String,
     /// The content.
     pub image: ImageRef,
+    /// InstanceID of the checkpoint whose configuration it is; `None` for the VM's own and for disk files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// What a disk file said about itself (VSS method).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskFileFacts>,
+}
+
+impl FileImage {
+    /// The role of a file of a chain.
+    pub const DISK: &str = "disk";
+    /// The role of a file that holds a definition.
+    pub const CONFIG: &str = "config";
+
+    /// Returns whether it is a file of a chain.
+    #[must_use]
+    pub fn is_disk(&self) -> bool {
+        self.role == Self::DISK
+    }
+
+    /// Returns whether it holds the definition of the VM itself, not of a checkpoint.
+    #[must_use]
+    pub fn is_own_config(&self) -> bool {
+        self.role == Self::CONFIG && self.checkpoint.is_none()
+    }
+}
+
+/// What a disk file said about itself when it was read: a parent of which all of it is unchanged need not be read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFileFacts {
+    /// Path of its parent on the host.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// DataWriteGuid of a VHDX, unique id of a VHD, as text.
+    pub data_write_guid: String,
+    /// When it was last written, where the file system says.
+    #[serde(default)]
+    pub modified: Option<Timestamp>,
+}
+
+/// A disk of a recovery point (VSS method): a chain of file images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskChain {
+    /// Identity of the virtual disk.
+    pub id: DiskId,
+    /// Path of the leaf the VM used, on the host.
+    pub path: String,
+    /// Path of the file at the root of its chain: the name a restore gives back.
+    pub base_path: String,
+    /// The attachment (InstanceID of its settings object in the active VM).
+    pub attachment: String,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// Block size of the leaf in bytes.
+    pub block_bytes: u32,
+    /// 512 or 4096.
+    pub logical_sector_bytes: u32,
+    /// 512 or 4096.
+    pub physical_sector_bytes: u32,
+    /// Whether the root file was of fixed size.
+    pub fixed: bool,
+    /// Bytes the chain as one disk had allocated: what a dynamic file of its content needs at most.
+    pub allocated_bytes: u64,
+    /// Paths of its files in [`RecoveryPoint::files`], leaf first, root last.
+    pub files: Vec<String>,
+    /// Bytes of its files that were read from the host, rather than known to be unchanged.
+    pub changed_bytes: u64,
 }
 
 /// A disk that was left out on request.
@@ -235,6 +304,10 @@ pub struct RecoveryPoint {
     pub disks: Vec<DiskImage>,
     /// Files (configuration; the whole chain under the VSS method).
     pub files: Vec<FileImage>,
+    /// Disks the VM used (VSS method), by the files of their chains. Files of other branches of the checkpoint tree are in
+    /// `files` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<DiskChain>,
     /// Disks left out on request.
     #[serde(default)]
     pub excluded: Vec<Excluded>,
@@ -261,6 +334,14 @@ impl RecoveryPoint {
             .iter()
             .map(|disk| &disk.image)
             .chain(self.files.iter().map(|file| &file.image))
+    }
+
+    /// Returns the file image of a path on the host.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<&FileImage> {
+        self.files
+            .iter()
+            .find(|file| host_path::same(&file.path, path))
     }
 }
 

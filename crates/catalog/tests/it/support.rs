@@ -266,6 +266,7 @@ impl World {
             parent: None,
             disks: vec![disk],
             files: Vec::new(),
+            chains: Vec::new(),
             excluded: Vec::new(),
             unsupported: Vec::new(),
             checkpoints: Vec::new(),

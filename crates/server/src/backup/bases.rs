@@ -4,8 +4,12 @@
 
 use std::collections::HashSet;
 
-use api::agent_v1::{BaseDecision, DiskIdentity, OpenBackup};
-use model::{BaseRecord, ByteRange, DiskId, FullReason, ImageRef, PointId, RecoveryPoint, VmId};
+use api::agent_v1::{BaseDecision, DiskIdentity, KnownFiles, OpenBackup};
+use catalog::PointState;
+use model::{
+    BaseRecord, ByteRange, DiskId, FileImage, FullReason, ImageRef, Method, PointId, RecoveryPoint,
+    VmId,
+};
 use store::{EntryId, Tree};
 use tokio::runtime::Handle;
 
@@ -43,6 +47,37 @@ pub(super) async fn decide(
         decisions.push(decision);
     }
     Ok(decisions)
+}
+
+/// Returns the disk files of the newest live point made of files on this host. Nothing is taken over where the store has
+/// damage: what is read again heals it.
+pub(super) async fn known_files(
+    app: &App,
+    request: &OpenBackup,
+    forced: bool,
+) -> ApiResult<Option<KnownFiles>> {
+    if forced || app.vault.has_damage() {
+        return Ok(None);
+    }
+    let points = app
+        .catalog
+        .points(Some(request.vm), None, POINTS_LOOKED_AT)
+        .await?
+        .items;
+    let newest = points.into_iter().find(|point| {
+        point.state == PointState::Live
+            && point.point.method == Method::Vss
+            && point.point.host.id == request.host
+    });
+    Ok(newest.map(|found| KnownFiles {
+        point: found.point.id,
+        files: found
+            .point
+            .files
+            .into_iter()
+            .filter(FileImage::is_disk)
+            .collect(),
+    }))
 }
 
 /// Returns the points that are built on.
@@ -116,7 +151,11 @@ async fn why_none(app: &App, vm: VmId, disk: DiskId) -> ApiResult<FullReason> {
         .iter()
         .find(|point| image_of(&point.point, disk).is_some())
     else {
-        return Ok(FullReason::First);
+        let in_files = |point: &catalog::Point| point.point.chains.iter().any(|c| c.id == disk);
+        return Ok(match points.iter().any(in_files) {
+            true => FullReason::MethodWithoutTracker,
+            false => FullReason::First,
+        });
     };
     if app.catalog.voided_since(vm, disk, holder.committed).await? {
         return Ok(FullReason::Restored);
@@ -125,8 +164,8 @@ async fn why_none(app: &App, vm: VmId, disk: DiskId) -> ApiResult<FullReason> {
         return Ok(FullReason::ExcludedBefore);
     }
     Ok(match newest.point.method {
-        model::Method::Vss => FullReason::MethodWithoutTracker,
-        model::Method::Rct => FullReason::NoBase,
+        Method::Vss => FullReason::MethodWithoutTracker,
+        Method::Rct => FullReason::NoBase,
     })
 }
 

@@ -59,7 +59,12 @@ pub(crate) async fn open(
     }
     app.vault.catch_up().await?;
     let bases = bases::decide(&app, &request, work.full).await?;
-    let points: Vec<PointId> = bases::points_of(&bases);
+    let known_files = match request.files {
+        true => bases::known_files(&app, &request, work.full).await?,
+        false => None,
+    };
+    let mut points: Vec<PointId> = bases::points_of(&bases);
+    points.extend(known_files.iter().map(|known| known.point));
     let session = app
         .catalog
         .open_session(
@@ -77,6 +82,7 @@ pub(crate) async fn open(
         id_key: hex::encode(keys.expose_id_key()),
         cut_key: hex::encode(keys.expose_cut_key()),
         bases,
+        known_files,
     }))
 }
 

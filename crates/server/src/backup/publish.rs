@@ -9,7 +9,7 @@ use api::agent_v1::{Publish, Published};
 use api::codes;
 use axum::extract::State;
 use catalog::{Actor, Begin, PublishRequest, Session, SessionKind};
-use model::{RecoveryPoint, SessionId};
+use model::{FileImage, Method, RecoveryPoint, SessionId};
 use store::{ObjectErrorKind, ObjectName, PointObject, Salt, open_point, point_id, seal_point};
 
 use crate::agents::Peer;
@@ -184,6 +184,17 @@ fn check_point(peer: &Peer, session: &Session, point: &RecoveryPoint) -> ApiResu
         }
         if disk.full_reason.is_none() && point.parent.is_none() {
             return refused("holds an increment and names no base");
+        }
+    }
+    if point.method == Method::Rct && !point.chains.is_empty() {
+        return refused("holds chains of files, which are not of its method");
+    }
+    for chain in &point.chains {
+        let mut files = chain.files.iter();
+        let whole = !chain.files.is_empty()
+            && files.all(|path| point.file(path).is_some_and(FileImage::is_disk));
+        if !whole {
+            return refused("holds a disk without all files of its chain");
         }
     }
     for image in point.images() {

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use catalog::{Cursor, NewJob, PointState, Target};
 use jobs::JobKind;
-use model::{PointId, VmId};
+use model::{FullReason, PointId, RecoveryPoint, VmId};
 use serde::Deserialize;
 
 use super::policies::name_of;
@@ -197,12 +197,12 @@ pub(super) async fn latest(
 
 fn describe(point: &catalog::Point) -> Point {
     let made = &point.point;
-    let reasons: Vec<String> = made
-        .disks
+    let disks = disks(made);
+    let reasons: Vec<String> = disks
         .iter()
         .filter_map(|disk| {
-            let reason = disk.full_reason?;
-            Some(format!("{}: {reason}", file_name(&disk.base_path)))
+            let reason = disk.reason.as_ref()?;
+            Some(format!("{}: {reason}", file_name(&disk.path)))
         })
         .collect();
     Point {
@@ -220,20 +220,11 @@ fn describe(point: &catalog::Point) -> Point {
         kind: name_of(&made.kind),
         reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
         consistency: name_of(&made.consistency),
+        consistency_note: made.consistency_note.clone(),
         size_bytes: point.size_bytes,
         changed_bytes: point.changed_bytes,
         stored_bytes: made.stored_bytes,
-        disks: made
-            .disks
-            .iter()
-            .map(|disk| PointDisk {
-                id: disk.id.to_string(),
-                path: disk.base_path.clone(),
-                size_bytes: disk.size_bytes,
-                changed_bytes: disk.changed_bytes,
-                reason: disk.full_reason.map(|reason| reason.to_string()),
-            })
-            .collect(),
+        disks,
         excluded: made.excluded.iter().map(|disk| disk.path.clone()).collect(),
         unsupported: made
             .unsupported
@@ -253,6 +244,27 @@ fn describe(point: &catalog::Point) -> Point {
         state: point.state.to_string(),
         job: made.job.to_string(),
     }
+}
+
+/// Describes the disks of a point, flat ones and chains of files alike.
+fn disks(point: &RecoveryPoint) -> Vec<PointDisk> {
+    let flat = point.disks.iter().map(|disk| PointDisk {
+        id: disk.id.to_string(),
+        path: disk.base_path.clone(),
+        size_bytes: disk.size_bytes,
+        changed_bytes: disk.changed_bytes,
+        reason: disk.full_reason.map(|reason| reason.to_string()),
+        files: Vec::new(),
+    });
+    let chains = point.chains.iter().map(|chain| PointDisk {
+        id: chain.id.to_string(),
+        path: chain.base_path.clone(),
+        size_bytes: chain.size_bytes,
+        changed_bytes: chain.changed_bytes,
+        reason: Some(FullReason::MethodWithoutTracker.to_string()),
+        files: chain.files.clone(),
+    });
+    flat.chain(chains).collect()
 }
 
 /// Returns the last part of a path of a Windows host.

@@ -41,7 +41,14 @@ impl Vault {
                 .map(|old| old.image.clone());
             images.push((disk.image.clone(), before));
         }
-        images.extend(point.files.iter().map(|file| (file.image.clone(), None)));
+        for file in &point.files {
+            // A file that was taken over has the base's own tree.
+            let before = base
+                .and_then(|base| base.file(&file.path))
+                .filter(|old| old.image == file.image)
+                .map(|old| old.image.clone());
+            images.push((file.image.clone(), before));
+        }
         let nodes = VaultNodes::new(self, Handle::current());
         let without = without.clone();
         let walk = move || walk_images(&nodes, &images, without);

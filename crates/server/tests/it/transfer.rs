@@ -162,6 +162,7 @@ async fn a_disk_without_a_usable_base_is_read_whole_and_says_why() {
             host: agent.host.id,
             disks: vec![v1::DiskIdentity { disk, size_bytes }],
             reference_points: vec![reference.clone()],
+            files: false,
         };
         reason(&agent.client.open_backup(job, &request).await.unwrap().bases)
     };
@@ -325,6 +326,7 @@ async fn a_session_ends_with_its_attempt() {
         host: agent.host.id,
         disks: Vec::new(),
         reference_points: Vec::new(),
+        files: false,
     };
     let session = restarted
         .client

@@ -109,6 +109,7 @@ impl<'a> Backup<'a> {
                 size_bytes: DISK_BYTES,
             }],
             reference_points: reference_points.iter().map(|id| (*id).to_owned()).collect(),
+            files: false,
         };
         let session = agent
             .client
@@ -206,6 +207,7 @@ impl<'a> Backup<'a> {
                 changed_bytes: DISK_BYTES,
             }],
             files: Vec::new(),
+            chains: Vec::new(),
             excluded: Vec::new(),
             unsupported: Vec::new(),
             checkpoints: Vec::new(),
