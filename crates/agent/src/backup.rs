@@ -1,27 +1,41 @@
-//! A backup by resilient change tracking, step by step: `checkpoint read publish convert`.
+//! A backup, step by step: `checkpoint read publish convert`.
 //!
-//! `checkpoint` removes what an earlier run left on this VM and takes a recovery checkpoint; `read` sends what changed
-//! since each disk's base, or all of it; `publish` commits the recovery point; `convert` turns the checkpoint into the
-//! reference point the next increment starts from. Until `publish` a failure destroys the checkpoint and the old base
-//! still holds; from then on only the server knows, and the janitor asks it.
+//! `checkpoint` removes what an earlier run left on this VM, chooses the method and freezes the VM.
+//!
+//! By **resilient change tracking** that is a recovery checkpoint; `read` sends what changed since each disk's base, or all
+//! of it; `publish` commits the recovery point; `convert` turns the checkpoint into the reference point the next increment
+//! starts from. Until `publish` a failure destroys the checkpoint and the old base still holds; from then on only the
+//! server knows, and the janitor asks it.
+//!
+//! By the **VSS method** it is a shadow copy of each volume; `read` sends the files of every chain and configuration;
+//! then the shadow copies are deleted and `publish` commits. There is nothing to convert: nothing stays on the host.
 
 mod checkpoint;
 mod convert;
+mod files;
 mod read;
+mod release;
+mod shadows;
 
 use std::sync::Arc;
 
 use api::agent_v1::{BackupSession, BackupWork, CloseSession, Publish, Published};
+use hyperv::{CheckpointKind, HostFacts, VmDisk, VmFacts};
 use model::{
-    CheckpointInfo, Excluded, FullReason, HumanBytes, Method, PointKind, RecoveryPoint, SourceHost,
-    Unsupported,
+    CheckpointInfo, Consistency, Excluded, FullReason, HumanBytes, Method, PointKind,
+    RecoveryPoint, SourceHost, Unsupported, VmConfig,
 };
 
+use crate::clock;
 use crate::job::{JobContext, JobError};
 use crate::journal::{Deed, Journal};
 use crate::worker::Shared;
 use checkpoint::Frozen;
+use files::ReadFiles;
 use read::ReadImages;
+use shadows::Shadowed;
+
+pub(crate) use release::release;
 
 pub(crate) use convert::{CommittedDisk, Conversion, convert, drop_older};
 
@@ -40,13 +54,6 @@ pub(crate) async fn run(
     journal: &Arc<Journal>,
     work: &BackupWork,
 ) -> Result<(), JobError> {
-    if work.method == Some(Method::Vss) {
-        return Err(JobError::failed(
-            "method-not-supported",
-            "this version makes no backups by the VSS method",
-        )
-        .hint("leave --method out, or use --method rct"));
-    }
     let backup = Backup {
         shared,
         context,
@@ -58,7 +65,7 @@ pub(crate) async fn run(
         context.note(format!("cleaning up, because {error}"));
         if let Err(error) = crate::janitor::undo_backup(shared, journal).await {
             context.note(format!(
-                "the checkpoint could not be removed yet, the agent will try again: {error}"
+                "what the backup left on the host could not be removed yet, the agent will try again: {error}"
             ));
         }
     }
@@ -68,14 +75,10 @@ pub(crate) async fn run(
 impl Backup<'_> {
     async fn steps(&self) -> Result<(), JobError> {
         let context = self.context;
-        let frozen = context.step("checkpoint", self.freeze()).await?;
-        let (session, images) = context.step("read", self.read(&frozen)).await?;
-        let published = context
-            .step("publish", self.publish(&frozen, &session, images))
-            .await?;
-        context
-            .step("convert", self.convert(&frozen, &session, &published))
-            .await?;
+        let session = match context.step("checkpoint", self.freeze()).await? {
+            Moment::Checkpoint(frozen) => self.from_checkpoint(&frozen).await?,
+            Moment::Shadows(shadowed) => self.from_shadows(&shadowed).await?,
+        };
         let close = CloseSession {
             fence: context.fence,
         };
@@ -83,17 +86,46 @@ impl Backup<'_> {
         Ok(())
     }
 
+    async fn from_checkpoint(&self, frozen: &Frozen) -> Result<BackupSession, JobError> {
+        let context = self.context;
+        let (session, images) = context.step("read", self.read(frozen)).await?;
+        let point = self.point(frozen, &session, images);
+        let publish = async {
+            self.context.check()?;
+            // Whether the commit happened is known to the server alone from here on.
+            self.journal.will(Deed::Publishing)?;
+            self.publish(point, &session).await
+        };
+        let published = context.step("publish", publish).await?;
+        context
+            .step("convert", self.convert(frozen, &session, &published))
+            .await?;
+        Ok(session)
+    }
+
+    async fn from_shadows(&self, shadowed: &Shadowed) -> Result<BackupSession, JobError> {
+        let context = self.context;
+        let read = async {
+            let (read, detail) = self.read_files(shadowed).await?;
+            // All of it is on the server: the host need not keep the shadow copies any longer.
+            release(self.shared, self.journal).await?;
+            Ok((read, format!("{detail}; shadow copies deleted")))
+        };
+        let (session, files) = context.step("read", read).await?;
+        let point = self.point_of_files(shadowed, &session, files);
+        context
+            .step("publish", self.publish(point, &session))
+            .await?;
+        Ok(session)
+    }
+
     /// Commits the recovery point.
     async fn publish(
         &self,
-        frozen: &Frozen,
+        point: RecoveryPoint,
         session: &BackupSession,
-        images: ReadImages,
     ) -> Result<(Committed, String), JobError> {
-        let point = self.point(frozen, session, images);
         self.context.check()?;
-        // Whether the commit happened is known to the server alone from here on.
-        self.journal.will(Deed::Publishing)?;
         let disks = point.disks.clone();
         let request = Publish {
             fence: self.context.fence,
@@ -122,37 +154,9 @@ impl Backup<'_> {
 
     fn point(&self, frozen: &Frozen, session: &BackupSession, images: ReadImages) -> RecoveryPoint {
         let full = images.disks.iter().all(|disk| disk.full_reason.is_some());
-        let unsupported = frozen
-            .vm
-            .summary
-            .unsupported
-            .iter()
-            .map(|item| Unsupported {
-                code: item.code.clone(),
-                what: item.what.clone(),
-            });
-        let excluded = frozen.excluded.iter().map(|disk| Excluded {
-            path: disk.path.clone(),
-            slot: disk.slot.to_string(),
-        });
-        let checkpoints = frozen
-            .vm
-            .checkpoints
-            .iter()
-            .filter(|checkpoint| checkpoint.kind == hyperv::CheckpointKind::User);
         RecoveryPoint {
-            id: session.point,
-            job: self.context.job,
-            fence: self.context.fence,
-            vm: frozen.config.clone(),
-            host: SourceHost {
-                id: frozen.host.id,
-                name: frozen.host.name.clone(),
-                os_version: frozen.host.os_version.clone(),
-            },
             power: frozen.vm.summary.power,
             created: frozen.taken,
-            method: Method::Rct,
             kind: if full {
                 PointKind::Full
             } else {
@@ -163,19 +167,99 @@ impl Backup<'_> {
             parent: images.parent,
             disks: images.disks,
             files: images.files,
-            excluded: excluded.collect(),
+            excluded: excluded(&frozen.excluded),
+            ..self.blank(
+                Method::Rct,
+                session,
+                &frozen.host,
+                &frozen.vm,
+                &frozen.config,
+            )
+        }
+    }
+
+    fn point_of_files(
+        &self,
+        shadowed: &Shadowed,
+        session: &BackupSession,
+        read: ReadFiles,
+    ) -> RecoveryPoint {
+        let vm = &shadowed.vm;
+        RecoveryPoint {
+            created: shadowed.taken,
+            consistency: shadowed.consistency,
+            consistency_note: shadowed.consistency_note.clone(),
+            parent: read.parent,
+            files: read.files,
+            chains: read.chains,
+            excluded: excluded(&shadowed.excluded),
+            ..self.blank(Method::Vss, session, &shadowed.host, vm, &vm.summary.config)
+        }
+    }
+
+    /// A point that says what it is of, and holds nothing yet.
+    fn blank(
+        &self,
+        method: Method,
+        session: &BackupSession,
+        host: &HostFacts,
+        vm: &VmFacts,
+        config: &VmConfig,
+    ) -> RecoveryPoint {
+        let unsupported = vm.summary.unsupported.iter().map(|item| Unsupported {
+            code: item.code.clone(),
+            what: item.what.clone(),
+        });
+        let checkpoints = vm
+            .checkpoints
+            .iter()
+            .filter(|checkpoint| checkpoint.kind == CheckpointKind::User)
+            .map(|checkpoint| CheckpointInfo {
+                id: checkpoint.id.clone(),
+                name: checkpoint.name.clone(),
+                parent: checkpoint.parent.clone(),
+                created: checkpoint.created,
+            });
+        RecoveryPoint {
+            id: session.point,
+            job: self.context.job,
+            fence: self.context.fence,
+            vm: config.clone(),
+            host: SourceHost {
+                id: host.id,
+                name: host.name.clone(),
+                os_version: host.os_version.clone(),
+            },
+            power: vm.summary.power,
+            created: clock::now(),
+            method,
+            kind: PointKind::Full,
+            consistency: Consistency::Crash,
+            consistency_note: None,
+            parent: None,
+            disks: Vec::new(),
+            files: Vec::new(),
+            chains: Vec::new(),
+            excluded: Vec::new(),
             unsupported: unsupported.collect(),
-            checkpoints: checkpoints
-                .map(|checkpoint| CheckpointInfo {
-                    id: checkpoint.id.clone(),
-                    name: checkpoint.name.clone(),
-                    parent: checkpoint.parent.clone(),
-                    created: checkpoint.created,
-                })
-                .collect(),
+            checkpoints: checkpoints.collect(),
             stored_bytes: 0,
         }
     }
+}
+
+/// The VM, frozen by either method.
+enum Moment {
+    Checkpoint(Box<Frozen>),
+    Shadows(Box<Shadowed>),
+}
+
+fn excluded(disks: &[VmDisk]) -> Vec<Excluded> {
+    let describe = |disk: &VmDisk| Excluded {
+        path: disk.path.clone(),
+        slot: disk.slot.to_string(),
+    };
+    disks.iter().map(describe).collect()
 }
 
 /// A committed point with the disks in it.

@@ -37,6 +37,21 @@ pub(crate) fn host_error(error: hyperv::Error) -> JobError {
     }
 }
 
+/// A shadow copy that was not made.
+pub(crate) fn shadow_error(error: hyperv::Error) -> JobError {
+    let hyperv::Error::Shadow { refusal, .. } = &error else {
+        return host_error(error);
+    };
+    let (refusal, message) = (*refusal, chain(&error));
+    let passes = matches!(refusal.kind(), ErrorKind::InUse | ErrorKind::Failed);
+    let failed = if passes {
+        JobError::transient("shadow-refused", message)
+    } else {
+        JobError::failed("shadow-refused", message)
+    };
+    failed.hint(refusal.hint())
+}
+
 /// An error of the host's files.
 pub(crate) fn files_error(error: FileError) -> JobError {
     let message = chain(&error);

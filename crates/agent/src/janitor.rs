@@ -12,7 +12,7 @@ use hyperv::{CheckpointKind, Limits};
 use model::{Fence, JobId, VmId};
 use tracing::{info, warn};
 
-use crate::backup::{CommittedDisk, Conversion, convert, drop_older};
+use crate::backup::{CommittedDisk, Conversion, convert, drop_older, release};
 use crate::clock;
 use crate::errors::host_error;
 use crate::job::JobError;
@@ -51,6 +51,11 @@ async fn settle_journal(
     if let Some(at) = entries.succeeded {
         return tell_success(server, journal, entries, at).await;
     }
+    if entries.holds_shadows() {
+        info!(job.id = %entries.job, "removing the shadow copies of an interrupted backup");
+        release(shared, journal).await?;
+        return journal.remove();
+    }
     let backup = entries
         .deeds
         .iter()
@@ -69,6 +74,10 @@ async fn settle_journal(
                 Deed::Converting(conversion) => Some(conversion.clone()),
                 Deed::Checkpoint { .. }
                 | Deed::CheckpointTaken { .. }
+                | Deed::Shadow { .. }
+                | Deed::ShadowTaken { .. }
+                | Deed::Held { .. }
+                | Deed::Resumed
                 | Deed::Publishing
                 | Deed::Folder { .. }
                 | Deed::File { .. }
@@ -189,12 +198,15 @@ pub(crate) async fn settle_vm(
     shared.host.wait_merged(vm).await.map_err(host_error)
 }
 
-/// Removes the checkpoint of a backup that failed before its point could have been committed.
+/// Removes the checkpoint or the shadow copies of a backup that failed before its point could have been committed.
 pub(crate) async fn undo_backup(shared: &Shared, journal: &Journal) -> Result<(), JobError> {
     let entries = journal.entries();
     if entries.deeds.contains(&Deed::Publishing) {
         // Only the server knows; the next clean-up asks it.
         return Ok(());
+    }
+    if entries.holds_shadows() {
+        return release(shared, journal).await;
     }
     destroy_checkpoint(shared, &entries).await?;
     journal.undone(0)
@@ -213,6 +225,10 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
     let before = entries.deeds.iter().find_map(|deed| match deed {
         Deed::Checkpoint { before } => Some(before),
         Deed::CheckpointTaken { .. }
+        | Deed::Shadow { .. }
+        | Deed::ShadowTaken { .. }
+        | Deed::Held { .. }
+        | Deed::Resumed
         | Deed::Publishing
         | Deed::Converting(_)
         | Deed::Folder { .. }
@@ -344,6 +360,10 @@ fn checkpoint_of(entries: &Entries) -> Option<&str> {
     entries.deeds.iter().find_map(|deed| match deed {
         Deed::CheckpointTaken { id } => Some(id.as_str()),
         Deed::Checkpoint { .. }
+        | Deed::Shadow { .. }
+        | Deed::ShadowTaken { .. }
+        | Deed::Held { .. }
+        | Deed::Resumed
         | Deed::Publishing
         | Deed::Converting(_)
         | Deed::Folder { .. }

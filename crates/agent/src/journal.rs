@@ -28,6 +28,15 @@ pub(crate) struct Entries {
     pub(crate) succeeded: Option<Timestamp>,
 }
 
+impl Entries {
+    /// Whether it is that of a backup by the VSS method, which never leaves anything to convert.
+    pub(crate) fn holds_shadows(&self) -> bool {
+        self.deeds
+            .iter()
+            .any(|deed| matches!(deed, Deed::Shadow { .. } | Deed::Held { .. }))
+    }
+}
+
 /// Something done, or about to be done, on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "deed", rename_all = "kebab-case")]
@@ -42,6 +51,29 @@ pub(crate) enum Deed {
         /// InstanceID.
         id: String,
     },
+    /// A shadow copy of a volume is being made; ids of all that existed before.
+    Shadow {
+        /// The volume's `\\?\Volume{GUID}\`.
+        volume: String,
+        /// Where it is mounted.
+        mount: String,
+        /// Ids.
+        before: Vec<String>,
+        /// When, by the agent's clock.
+        at: Timestamp,
+    },
+    /// The shadow copy is there.
+    ShadowTaken {
+        /// Its id.
+        id: String,
+    },
+    /// The VM, which ran, is being held while shadow copies are made.
+    Held {
+        /// Whether its memory is saved to disk, rather than paused.
+        saved: bool,
+    },
+    /// The VM runs again.
+    Resumed,
     /// The point is being committed: from here on only the server knows whether the checkpoint still counts.
     Publishing,
     /// The point is committed and the checkpoint is being converted.

@@ -30,6 +30,19 @@ pub struct HostOptions {
     pub path_map: Vec<(String, PathBuf)>,
 }
 
+/// What is done with a running VM whose files lie on several volumes while shadow copies of them are made: one shadow copy
+/// is one volume at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SeveralVolumes {
+    /// The backup fails and says what could be done.
+    #[default]
+    Refuse,
+    /// The VM is paused until all are made, seconds as a rule.
+    Pause,
+    /// The VM's memory is saved, and it is started again after.
+    Save,
+}
+
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -41,4 +54,6 @@ pub struct RunOptions {
     pub reserve: ReservePolicy,
     /// Most jobs at once.
     pub slots: u32,
+    /// How a running VM on several volumes is backed up by the VSS method.
+    pub several_volumes: SeveralVolumes,
 }

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     job_ended: Notify,
     /// One inventory is listed and sent at a time, so that an older list never overtakes a newer one.
     pub(crate) inventory_turn: Semaphore,
+    /// One shadow copy is made at a time.
+    pub(crate) shadow_turn: Semaphore,
 }
 
 /// Runs the agent until `shutdown`.
@@ -65,6 +67,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         running: Mutex::default(),
         job_ended: Notify::new(),
         inventory_turn: Semaphore::new(1),
+        shadow_turn: Semaphore::new(1),
     });
     let tasks = TaskTracker::new();
     info!(agent = %identity.agent, "agent of {} starts", identity.url);

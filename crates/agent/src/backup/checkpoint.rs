@@ -1,11 +1,12 @@
-//! The step `checkpoint`: the VM's state is frozen in a recovery checkpoint of ours.
+//! The step `checkpoint`: the method is chosen, and the VM's state is frozen in a recovery checkpoint of ours, or in
+//! shadow copies (`shadows`).
 
 use std::sync::Arc;
 
 use hyperv::{ChainError, ConfigFile, DiskFormat, HostFacts, Mark, VmDisk, VmFacts};
-use model::{Consistency, Timestamp, VmConfig, host_path};
+use model::{Consistency, Method, Timestamp, VmConfig, host_path};
 
-use super::Backup;
+use super::{Backup, Moment};
 use crate::errors::{chain_error, files_error, host_error, task_error};
 use crate::job::JobError;
 use crate::journal::Deed;
@@ -36,8 +37,8 @@ pub(super) struct Frozen {
 }
 
 impl Backup<'_> {
-    /// Looks at the VM, removes what an earlier run left on it, and takes the checkpoint.
-    pub(super) async fn freeze(&self) -> Result<(Frozen, String), JobError> {
+    /// Looks at the VM, removes what an earlier run left on it, and freezes it.
+    pub(super) async fn freeze(&self) -> Result<(Moment, String), JobError> {
         let vm_id = self.work.vm;
         let host = &self
             .shared
@@ -48,7 +49,49 @@ impl Backup<'_> {
         janitor::settle_vm(self.shared, &self.context.server, vm_id).await?;
         host.wait_settled(vm_id).await.map_err(host_error)?;
         let vm = host.vm(vm_id).await.map_err(host_error)?;
-        self.check_method(&facts, &vm)?;
+        match self.method(&facts, &vm)? {
+            Method::Rct => {
+                let (frozen, detail) = self.take_checkpoint(facts, vm).await?;
+                Ok((Moment::Checkpoint(Box::new(frozen)), detail))
+            }
+            Method::Vss => {
+                let (shadowed, detail) = self.shadow(facts, vm).await?;
+                Ok((Moment::Shadows(Box::new(shadowed)), detail))
+            }
+        }
+    }
+
+    /// Chooses the method: the one that is forced, else change tracking where host and VM can, else files.
+    fn method(&self, host: &HostFacts, vm: &VmFacts) -> Result<Method, JobError> {
+        if self.work.method == Some(Method::Vss) {
+            return Ok(Method::Vss);
+        }
+        let Err(why) = self.check_method(host, vm) else {
+            return Ok(Method::Rct);
+        };
+        match self.work.method {
+            Some(_) => Err(why),
+            None => {
+                self.context
+                    .note(format!("the VSS method is used, because {why}"));
+                Ok(Method::Vss)
+            }
+        }
+    }
+
+    /// Takes a recovery checkpoint.
+    async fn take_checkpoint(
+        &self,
+        facts: HostFacts,
+        vm: VmFacts,
+    ) -> Result<(Frozen, String), JobError> {
+        let vm_id = self.work.vm;
+        let host = &self
+            .shared
+            .host
+            .clone()
+            .with_cancel(self.context.host_cancel());
+        check_shared(&vm)?;
         check_disks(vm.disks.iter().filter(|disk| !self.is_excluded(disk)))?;
         self.check_files(&vm).await?;
 
@@ -113,7 +156,7 @@ impl Backup<'_> {
         Ok((frozen, detail))
     }
 
-    /// Refuses what this method cannot back up.
+    /// Refuses where changes cannot be tracked.
     fn check_method(&self, host: &HostFacts, vm: &VmFacts) -> Result<(), JobError> {
         let name = &self.work.vm_name;
         if !host.change_tracking {
@@ -133,19 +176,19 @@ impl Backup<'_> {
             )
             .hint("upgrade the VM's configuration version on the host (Update-VMVersion)"));
         }
-        let shared = vm
-            .summary
-            .unsupported
+        let mut files = vm
+            .disks
             .iter()
-            .find(|item| item.code == "shared-disk");
-        if let Some(shared) = shared {
-            return Err(JobError::failed(
-                "shared-disk",
-                format!("VM {name:?} cannot be backed up: {}", shared.what),
+            .filter(|disk| !self.is_excluded(disk))
+            .flat_map(|disk| &disk.chain);
+        match files.find(|file| file.format == DiskFormat::Vhd) {
+            None => Ok(()),
+            Some(file) => Err(JobError::failed(
+                "disk-format",
+                format!("disk {} is not in VHDX format, which tracking changes needs", file.path),
             )
-            .hint("exclude the disk, or back it up from inside the guest"));
+            .hint("convert it to VHDX on the host (Convert-VHD), exclude it with `reprise vm exclude`, or use the VSS method")),
         }
-        Ok(())
     }
 
     /// Refuses damaged disks while nothing has been changed: a checkpoint on one might never merge again.
@@ -163,18 +206,35 @@ impl Backup<'_> {
         looked.await.map_err(task_error)?.map_or(Ok(()), Err)
     }
 
-    fn is_excluded(&self, disk: &VmDisk) -> bool {
+    pub(super) fn is_excluded(&self, disk: &VmDisk) -> bool {
         let mut paths = disk
             .chain
             .iter()
             .map(|file| file.path.as_str())
             .chain([disk.path.as_str()]);
-        paths.any(|path| {
-            self.work
-                .excluded
-                .iter()
-                .any(|excluded| host_path::same(path, excluded))
-        })
+        paths.any(|path| self.names_excluded(path))
+    }
+
+    /// Whether a disk was excluded by this path.
+    pub(super) fn names_excluded(&self, path: &str) -> bool {
+        let mut excluded = self.work.excluded.iter();
+        excluded.any(|excluded| host_path::same(path, excluded))
+    }
+}
+
+/// Refuses a VM with shared disks.
+fn check_shared(vm: &VmFacts) -> Result<(), JobError> {
+    let mut unsupported = vm.summary.unsupported.iter();
+    match unsupported.find(|item| item.code == "shared-disk") {
+        None => Ok(()),
+        Some(shared) => Err(JobError::failed(
+            "shared-disk",
+            format!(
+                "VM {:?} cannot be backed up: {}",
+                vm.summary.config.name, shared.what
+            ),
+        )
+        .hint("exclude the disk, or back it up from inside the guest")),
     }
 }
 
@@ -203,7 +263,7 @@ fn check_disks<'d>(disks: impl Iterator<Item = &'d VmDisk>) -> Result<(), JobErr
     Ok(())
 }
 
-fn consistency_text(consistency: Consistency) -> &'static str {
+pub(super) fn consistency_text(consistency: Consistency) -> &'static str {
     match consistency {
         Consistency::Application => "application-consistent",
         Consistency::Crash => "crash-consistent",

@@ -47,6 +47,7 @@ impl Backup<'_> {
             vm: self.work.vm,
             host: frozen.host.id,
             disks: identities.clone(),
+            files: false,
             reference_points: frozen
                 .vm
                 .reference_points
@@ -235,7 +236,7 @@ fn identities(disks: &[VmDisk]) -> Result<Vec<DiskIdentity>, JobError> {
         .collect()
 }
 
-fn session_keys(session: &BackupSession) -> Result<SessionKeys, JobError> {
+pub(super) fn session_keys(session: &BackupSession) -> Result<SessionKeys, JobError> {
     let key = |text: &str| {
         let bytes = hex::decode(text)
             .ok()
@@ -322,13 +323,15 @@ fn read_all(
             path: file.path.clone(),
             role: file.role.to_owned(),
             image: outcome.image,
+            checkpoint: None,
+            disk: None,
         });
     }
     pipeline.finish().map_err(backup_error)?;
     Ok((disks, stored))
 }
 
-fn count(context: &JobContext, image: &pipeline::ImageFigures) {
+pub(super) fn count(context: &JobContext, image: &pipeline::ImageFigures) {
     context.figures(|figures| {
         figures.bytes_read += image.bytes_read;
         figures.bytes_reused += image.bytes_reused;

@@ -36,6 +36,10 @@ async fn undo(shared: &Arc<Shared>, deed: &Deed) -> Result<(), JobError> {
         }
         Deed::Checkpoint { .. }
         | Deed::CheckpointTaken { .. }
+        | Deed::Shadow { .. }
+        | Deed::ShadowTaken { .. }
+        | Deed::Held { .. }
+        | Deed::Resumed
         | Deed::Publishing
         | Deed::Converting(_) => Ok(()),
     }
@@ -65,6 +69,10 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
         Deed::Register { .. }
         | Deed::Checkpoint { .. }
         | Deed::CheckpointTaken { .. }
+        | Deed::Shadow { .. }
+        | Deed::ShadowTaken { .. }
+        | Deed::Held { .. }
+        | Deed::Resumed
         | Deed::Publishing
         | Deed::Converting(_) => Ok(()),
     }

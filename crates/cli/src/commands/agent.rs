@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent::{EnrollOptions, HostOptions, RunOptions};
+use agent::{EnrollOptions, HostOptions, RunOptions, SeveralVolumes};
 use clap::{Args, Subcommand};
 use plan::restore::ReservePolicy;
 use tokio_util::sync::CancellationToken;
@@ -80,6 +80,20 @@ struct RunArgs {
     /// Most jobs at once
     #[arg(long, value_name = "N", default_value_t = 2)]
     slots: u32,
+    /// What a backup by the VSS method does with a running VM whose files lie on several volumes
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = SeveralVolumesName::Refuse)]
+    several_volumes: SeveralVolumesName,
+}
+
+/// What to do with a running VM on several volumes, on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SeveralVolumesName {
+    /// Fail and say what could be done
+    Refuse,
+    /// Pause the VM until all shadow copies are made
+    Pause,
+    /// Save the VM and start it again after
+    Save,
 }
 
 /// Runs a verb.
@@ -106,6 +120,11 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
                     minimum_bytes: args.reserve_min.unwrap_or(reserve.minimum_bytes),
                 },
                 slots: args.slots,
+                several_volumes: match args.several_volumes {
+                    SeveralVolumesName::Refuse => SeveralVolumes::Refuse,
+                    SeveralVolumesName::Pause => SeveralVolumes::Pause,
+                    SeveralVolumesName::Save => SeveralVolumes::Save,
+                },
             };
             let stop = CancellationToken::new();
             let asked = stop.clone();

@@ -153,6 +153,13 @@ fn kind(point: &Point) -> String {
     }
 }
 
+fn consistency(point: &Point) -> String {
+    match &point.consistency_note {
+        Some(note) => format!("{} ({note})", point.consistency),
+        None => point.consistency.clone(),
+    }
+}
+
 fn details(point: &Point) -> View {
     let disks: Vec<String> = point
         .disks
@@ -162,8 +169,13 @@ fn details(point: &Point) -> View {
                 .reason
                 .as_ref()
                 .map_or_else(String::new, |reason| format!(", read whole: {reason}"));
+            let files = match disk.files.len() {
+                0 => String::new(),
+                1 => ", 1 file".to_owned(),
+                several => format!(", chain of {several} files"),
+            };
             format!(
-                "{}  {} of {} read{reason}  {}",
+                "{}  {} of {} read{reason}{files}  {}",
                 disk.id,
                 bytes(disk.changed_bytes),
                 bytes(disk.size_bytes),
@@ -183,7 +195,7 @@ fn details(point: &Point) -> View {
         ("created", point.created.clone()),
         ("method", point.method.clone()),
         ("kind", kind(point)),
-        ("consistency", point.consistency.clone()),
+        ("consistency", consistency(point)),
         ("size", bytes(point.size_bytes)),
         ("read", bytes(point.changed_bytes)),
         ("stored", bytes(point.stored_bytes)),

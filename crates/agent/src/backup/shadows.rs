@@ -1,0 +1,503 @@
+//! The step `checkpoint` of the VSS method: every volume that holds a file of the VM gets a shadow copy.
+//!
+//! One shadow copy is one volume at one moment. A VM that runs on several volumes is therefore refused, or held (paused or
+//! saved, as the agent was told) until all of them are there; a VM that is off, saved or paused needs no holding. After
+//! the last one the VM must have the files it had before the first: a checkpoint made meanwhile would tear them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hyperv::{
+    CheckpointChain, CheckpointKind, ConfigPlace, DiskFormat, HostFacts, ShadowView, VmDisk,
+    VmFacts, VmFiles, VolumeFacts,
+};
+use model::{Consistency, ConsistencyWish, PowerState, Timestamp, host_path};
+
+use super::Backup;
+use super::release::release;
+use crate::clock;
+use crate::errors::{files_error, host_error, shadow_error, task_error};
+use crate::job::JobError;
+use crate::journal::Deed;
+use crate::options::SeveralVolumes;
+
+/// How often shadow copies are made anew because the VM's files changed meanwhile.
+const TRIES: u32 = 3;
+
+/// The VM's files, frozen in shadow copies.
+pub(super) struct Shadowed {
+    /// The host.
+    pub(super) host: HostFacts,
+    /// The VM at the moment of the shadow copies.
+    pub(super) vm: VmFacts,
+    /// Its files but for those of excluded disks.
+    pub(super) files: VmFiles,
+    /// Through which they are read.
+    pub(super) view: ShadowView,
+    /// Consistency reached.
+    pub(super) consistency: Consistency,
+    /// How it came about.
+    pub(super) consistency_note: Option<String>,
+    /// When the last shadow copy was made.
+    pub(super) taken: Timestamp,
+    /// Disks left out on request.
+    pub(super) excluded: Vec<VmDisk>,
+}
+
+impl Backup<'_> {
+    /// Makes the shadow copies.
+    pub(super) async fn shadow(
+        &self,
+        host: HostFacts,
+        vm: VmFacts,
+    ) -> Result<(Shadowed, String), JobError> {
+        let mut vm = vm;
+        for _ in 0..TRIES {
+            match self.try_shadow(&host, vm).await? {
+                Ok(found) => return Ok(found),
+                Err(now) => {
+                    self.context
+                        .note("the VM's files changed while shadow copies were made: once more");
+                    release(self.shared, self.journal).await?;
+                    vm = *now;
+                }
+            }
+        }
+        Err(JobError::transient(
+            "vm-changing",
+            format!(
+                "the files of VM {:?} changed each time shadow copies were made",
+                self.work.vm_name
+            ),
+        )
+        .hint("back the VM up while no checkpoints are made or deleted"))
+    }
+
+    /// Makes the shadow copies once; gives the VM as it is now where its files have changed meanwhile.
+    async fn try_shadow(
+        &self,
+        facts: &HostFacts,
+        vm: VmFacts,
+    ) -> Result<Result<(Shadowed, String), Box<VmFacts>>, JobError> {
+        let host = &self
+            .shared
+            .host
+            .clone()
+            .with_cancel(self.context.host_cancel());
+        let all = host.files_of(&vm).await.map_err(host_error)?;
+        let (files, excluded) = self.split(all);
+        check(&files, &vm, &excluded)?;
+        let files = self.locate_configs(files).await?;
+        let volumes = facts
+            .volumes_of(paths(&files).iter().map(String::as_str))
+            .map_err(host_error)?;
+        let manner = self.manner(&vm, &volumes)?;
+        self.report_strangers(&vm);
+
+        self.context.check()?;
+        self.hold(manner).await?;
+        let mut view = ShadowView::new((*self.shared.files).clone());
+        let mut made = Ok(());
+        for volume in &volumes {
+            made = self.one_shadow(volume, &mut view).await;
+            if made.is_err() {
+                break;
+            }
+        }
+        let taken = clock::now();
+        // The VM runs on, whatever came of it.
+        self.resume(manner).await?;
+        made?;
+
+        let now = host.vm(self.work.vm).await.map_err(host_error)?;
+        let again = host.files_of(&now).await.map_err(host_error)?;
+        let (again, _) = self.split(again);
+        let same_power = now.summary.power == vm.summary.power;
+        let one_moment = volumes.len() == 1 || manner.holds() || same_power;
+        if layout(&again) != layout(&files) || now.summary.activity.is_some() || !one_moment {
+            return Ok(Err(Box::new(now)));
+        }
+        let (consistency, consistency_note) = manner.consistency(&volumes);
+        let detail = format!(
+            "{} shadow copies of {}: {} disks, {} checkpoints",
+            super::checkpoint::consistency_text(consistency),
+            names(&volumes),
+            files.disks.len(),
+            files.configs.len().saturating_sub(1)
+        );
+        let shadowed = Shadowed {
+            host: facts.clone(),
+            vm,
+            files,
+            view,
+            consistency,
+            consistency_note,
+            taken,
+            excluded,
+        };
+        Ok(Ok((shadowed, detail)))
+    }
+
+    /// Makes the shadow copy of a volume; its id is in the journal before anything else happens.
+    async fn one_shadow(
+        &self,
+        volume: &VolumeFacts,
+        view: &mut ShadowView,
+    ) -> Result<(), JobError> {
+        let host = self
+            .shared
+            .host
+            .clone()
+            .with_cancel(self.context.host_cancel());
+        // One at a time: should the answer be lost, what is new on the volume is this one.
+        let turn = self.shared.shadow_turn.acquire().await;
+        let before: Vec<String> = host
+            .shadows()
+            .await
+            .map_err(host_error)?
+            .into_iter()
+            .map(|shadow| shadow.id)
+            .collect();
+        self.context.check()?;
+        let deeds = self.journal.entries().deeds.len();
+        self.journal.will(Deed::Shadow {
+            volume: volume.device_id.clone(),
+            mount: volume.path.clone(),
+            before: before.clone(),
+            at: clock::now(),
+        })?;
+        let made = host.create_shadow(volume, &before).await;
+        let shadow = match made {
+            Ok(shadow) => shadow,
+            Err(error) => {
+                // The host said no: there is nothing of ours to look for.
+                if matches!(error, hyperv::Error::Shadow { .. }) {
+                    self.journal.undone(deeds)?;
+                }
+                return Err(shadow_error(error));
+            }
+        };
+        self.journal.will(Deed::ShadowTaken {
+            id: shadow.id.clone(),
+        })?;
+        drop(turn);
+        let (volume, mut grown) = (volume.clone(), view.clone());
+        let added =
+            tokio::task::spawn_blocking(move || grown.add(&volume, &shadow).map(|()| grown));
+        *view = added.await.map_err(task_error)?.map_err(|error| {
+            files_error(error).hint(
+                "map the host's devices, such as --path-map '\\\\?\\GLOBALROOT\\Device\\=DIR', or the whole volume's share, \
+                 which shows shadow copies as previous versions",
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Takes out the excluded disks: the VM's own, and what its checkpoints hold of the same ones.
+    fn split(&self, files: VmFiles) -> (VmFiles, Vec<VmDisk>) {
+        let VmFiles {
+            configs,
+            disks,
+            branches,
+        } = files;
+        let (excluded, disks): (Vec<_>, Vec<_>) =
+            disks.into_iter().partition(|disk| self.is_excluded(disk));
+        let roots: BTreeSet<String> = excluded
+            .iter()
+            .filter_map(|disk| disk.root())
+            .map(|root| host_path::key(&root.path))
+            .collect();
+        let is_out = |branch: &CheckpointChain| {
+            let mut files = branch.chain.iter().map(|file| file.path.as_str());
+            let root = branch.chain.last().map(|root| host_path::key(&root.path));
+            root.is_some_and(|root| roots.contains(&root))
+                || self.names_excluded(&branch.path)
+                || files.any(|path| self.names_excluded(path))
+        };
+        let branches = branches
+            .into_iter()
+            .filter(|branch| !is_out(branch))
+            .collect();
+        let files = VmFiles {
+            configs,
+            disks,
+            branches,
+        };
+        (files, excluded)
+    }
+
+    /// Keeps of each configuration the one place where it is: a place without files must not cost a shadow copy.
+    async fn locate_configs(&self, files: VmFiles) -> Result<VmFiles, JobError> {
+        let host_files = Arc::clone(&self.shared.files);
+        let looking = tokio::task::spawn_blocking(move || {
+            let mut files = files;
+            for place in &mut files.configs {
+                let found = place
+                    .places
+                    .iter()
+                    .position(|place| place.list(&host_files).is_ok_and(|found| !found.is_empty()));
+                match found {
+                    Some(found) => place.places = vec![place.places.swap_remove(found)],
+                    None => return Err(no_config(place)),
+                }
+            }
+            Ok(files)
+        });
+        looking.await.map_err(task_error)?
+    }
+
+    /// Decides how the VM is treated while shadow copies are made.
+    fn manner(&self, vm: &VmFacts, volumes: &[VolumeFacts]) -> Result<Manner, JobError> {
+        let name = &self.work.vm_name;
+        let manner = match vm.summary.power {
+            PowerState::Off | PowerState::Saved => return Ok(Manner::Offline),
+            PowerState::Paused => Manner::WasPaused,
+            PowerState::Running if volumes.len() < 2 => Manner::Running,
+            PowerState::Running => match self.shared.options.several_volumes {
+                SeveralVolumes::Pause => Manner::Pause,
+                SeveralVolumes::Save => Manner::Save,
+                SeveralVolumes::Refuse => {
+                    return Err(JobError::failed(
+                        "several-volumes",
+                        format!(
+                            "VM {name:?} runs and its files lie on several volumes ({}), whose shadow copies are not of one \
+                             moment",
+                            names(volumes)
+                        ),
+                    )
+                    .hint(
+                        "run the agent with --several-volumes pause or save, which holds the VM for the seconds that takes; \
+                         or back it up while it is off or saved, by the RCT method, or with all its files on one volume",
+                    ));
+                }
+            },
+            PowerState::Changing | PowerState::Unknown => {
+                return Err(JobError::transient(
+                    "vm-busy",
+                    format!("VM {name:?} is starting, stopping or in a state unknown to Reprise"),
+                ));
+            }
+        };
+        if self.work.consistency == ConsistencyWish::RequireApplication {
+            return Err(JobError::failed(
+                "consistency-not-possible",
+                format!(
+                    "a shadow copy of the host's volume cannot have the applications in VM {name:?} prepare"
+                ),
+            )
+            .hint("use the RCT method, let the policy accept crash consistency, or back the VM up while it is off"));
+        }
+        Ok(manner)
+    }
+
+    async fn hold(&self, manner: Manner) -> Result<(), JobError> {
+        let Some(saved) = manner.hold() else {
+            return Ok(());
+        };
+        self.journal.will(Deed::Held { saved })?;
+        let held = if saved {
+            self.shared.host.save(self.work.vm).await
+        } else {
+            self.shared.host.pause_vm(self.work.vm).await
+        };
+        held.map_err(host_error)?;
+        let how = if saved { "saved" } else { "paused" };
+        self.context
+            .note(format!("the VM is {how} until its shadow copies are made"));
+        Ok(())
+    }
+
+    async fn resume(&self, manner: Manner) -> Result<(), JobError> {
+        if manner.hold().is_some() {
+            self.shared
+                .host
+                .start(self.work.vm)
+                .await
+                .map_err(host_error)?;
+            self.journal.will(Deed::Resumed)?;
+            self.context.note("the VM runs again");
+        }
+        Ok(())
+    }
+
+    /// Names recovery checkpoints that are there: ours were removed before, so a backup of another product is under way.
+    fn report_strangers(&self, vm: &VmFacts) {
+        for checkpoint in &vm.checkpoints {
+            if checkpoint.kind == CheckpointKind::Recovery {
+                self.context.warning(format!(
+                    "recovery checkpoint {:?} of another backup is on VM {:?}: the files of its disks are in this recovery \
+                     point, the checkpoint is not",
+                    checkpoint.name, self.work.vm_name
+                ));
+            }
+        }
+    }
+}
+
+/// How a VM is treated while shadow copies are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// It is off or saved.
+    Offline,
+    /// Somebody has paused it.
+    WasPaused,
+    /// It runs on one volume.
+    Running,
+    /// It is paused meanwhile.
+    Pause,
+    /// It is saved meanwhile.
+    Save,
+}
+
+impl Manner {
+    /// Whether its memory is saved (`true`) or held (`false`), where we do either.
+    fn hold(self) -> Option<bool> {
+        match self {
+            Manner::Pause => Some(false),
+            Manner::Save => Some(true),
+            Manner::Offline | Manner::WasPaused | Manner::Running => None,
+        }
+    }
+
+    fn holds(self) -> bool {
+        self.hold().is_some()
+    }
+
+    fn consistency(self, volumes: &[VolumeFacts]) -> (Consistency, Option<String>) {
+        let crash = |how: &str| {
+            let note = format!("{how}; the guest took no part: its disks are as after a power cut");
+            (Consistency::Crash, Some(note))
+        };
+        match self {
+            Manner::Offline => (Consistency::Offline, None),
+            Manner::WasPaused => crash("shadow copies of a paused VM"),
+            Manner::Running => crash("a shadow copy of one volume under a running VM"),
+            Manner::Pause => crash(&format!(
+                "the VM was paused while shadow copies of {} were made",
+                names(volumes)
+            )),
+            Manner::Save => crash(&format!(
+                "the VM was saved while shadow copies of {} were made",
+                names(volumes)
+            )),
+        }
+    }
+}
+
+/// Refuses what cannot be read or kept, while nothing has been changed.
+fn check(files: &VmFiles, vm: &VmFacts, excluded: &[VmDisk]) -> Result<(), JobError> {
+    for disk in &files.disks {
+        let place = format!("disk {} at {}", disk.path, disk.slot);
+        check_chain(&place, disk.problem.as_deref(), &disk.chain)?;
+    }
+    for branch in &files.branches {
+        let place = format!("disk {} of checkpoint {:?}", branch.path, branch.checkpoint);
+        check_chain(&place, branch.problem.as_deref(), &branch.chain)?;
+    }
+    let is_out = |what: &str| excluded.iter().any(|disk| what.contains(&disk.path));
+    let shared = vm
+        .summary
+        .unsupported
+        .iter()
+        .find(|item| item.code == "shared-disk" && !is_out(&item.what));
+    match shared {
+        None => Ok(()),
+        Some(shared) => Err(JobError::failed(
+            "shared-disk",
+            format!(
+                "VM {:?} cannot be backed up: {}",
+                vm.summary.config.name, shared.what
+            ),
+        )
+        .hint("exclude the disk, or back it up from inside the guest")),
+    }
+}
+
+fn check_chain(
+    place: &str,
+    problem: Option<&str>,
+    chain: &[hyperv::DiskFile],
+) -> Result<(), JobError> {
+    const HINT: &str = "repair or detach the disk, or exclude it with `reprise vm exclude`; delete a checkpoint that is broken";
+    if let Some(problem) = problem {
+        let message = format!("{place} cannot be read: {problem}");
+        return Err(JobError::failed("disk-unreadable", message).hint(HINT));
+    }
+    for file in chain {
+        match file.format {
+            DiskFormat::Vhd | DiskFormat::Vhdx => {}
+            DiskFormat::VhdSet | DiskFormat::Unknown => {
+                let message = format!(
+                    "{place} has a file of a format that is not kept: {}",
+                    file.path
+                );
+                return Err(JobError::failed("disk-format", message).hint(HINT));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn no_config(place: &ConfigPlace) -> JobError {
+    let of = match &place.checkpoint {
+        Some(id) => format!("checkpoint {id}"),
+        None => "the VM".to_owned(),
+    };
+    let looked: Vec<String> = place
+        .places
+        .iter()
+        .map(|place| host_path::join(&place.root, &place.file))
+        .collect();
+    let message = format!(
+        "the configuration of {of} was not found at {}",
+        looked.join(" or ")
+    );
+    JobError::failed("configuration-missing", message)
+        .hint("look whether the path map covers the VM's configuration folders")
+}
+
+/// Every path that must be on a shadow copy.
+fn paths(files: &VmFiles) -> BTreeSet<String> {
+    let chains = files
+        .disks
+        .iter()
+        .map(|disk| &disk.chain)
+        .chain(files.branches.iter().map(|branch| &branch.chain));
+    let disks = chains.flatten().map(|file| file.path.clone());
+    let configs = files
+        .configs
+        .iter()
+        .flat_map(|config| &config.places)
+        .map(|place| host_path::join(&place.root, place.file.trim_start_matches('\\')));
+    disks.chain(configs).collect()
+}
+
+/// What must be the same before and after: which files there are and how they hang together, not how large they are.
+fn layout(files: &VmFiles) -> BTreeSet<(String, String)> {
+    let key = |path: &str| host_path::key(path);
+    let mut all = BTreeSet::new();
+    for (name, chain) in files
+        .disks
+        .iter()
+        .map(|disk| (disk.attachment.clone(), &disk.chain))
+        .chain(
+            files
+                .branches
+                .iter()
+                .map(|branch| (key(&branch.path), &branch.chain)),
+        )
+    {
+        let chain: Vec<String> = chain.iter().map(|file| key(&file.path)).collect();
+        all.insert((name, chain.join("|")));
+    }
+    let configs = files.configs.iter();
+    all.extend(
+        configs.map(|config| (config.checkpoint.clone().unwrap_or_default(), String::new())),
+    );
+    all
+}
+
+fn names(volumes: &[VolumeFacts]) -> String {
+    let paths: Vec<&str> = volumes.iter().map(|volume| volume.path.as_str()).collect();
+    paths.join(", ")
+}
