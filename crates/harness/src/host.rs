@@ -89,6 +89,24 @@ impl SimHost {
         self.dir.join("volumes").join(letter)
     }
 
+    /// Returns the local folder that stands for the devices of shadow copies.
+    #[must_use]
+    pub fn shadows_folder(&self) -> PathBuf {
+        self.dir.join("shadows")
+    }
+
+    /// Returns the names of the shadow copies that exist.
+    #[must_use]
+    pub fn shadows(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.shadows_folder())
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+
     /// Carries out a control verb, which must succeed.
     #[track_caller]
     pub fn ctl(&self, words: &[&str]) -> Value {

@@ -188,10 +188,12 @@ impl World {
         let (name, _) = &self.agents[host];
         let data = self.path(&format!("{name}-agent"));
         let url = self.hosts[host].url();
-        let maps: Vec<String> = ["C", "D"]
+        let mut maps: Vec<String> = ["C", "D"]
             .iter()
             .map(|letter| format!("{letter}:\\={}", text(&self.hosts[host].volume(letter))))
             .collect();
+        let shadows = self.hosts[host].shadows_folder();
+        maps.push(format!(r"\\?\GLOBALROOT\Device\={}", text(&shadows)));
         let mut words = vec!["agent", "run", "--data", text(&data), "--host", &url];
         for map in &maps {
             words.extend(["--path-map", map]);

@@ -14,4 +14,5 @@ mod increments;
 mod kills;
 mod queue;
 mod restores;
+mod shadows;
 mod support;
