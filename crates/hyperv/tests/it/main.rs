@@ -11,6 +11,7 @@ mod inventory;
 mod jobs;
 mod peer;
 mod restore;
+mod shadows;
 mod sim;
 mod tls;
 mod wire;

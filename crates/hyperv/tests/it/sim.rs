@@ -72,6 +72,15 @@ impl Sim {
         sim
     }
 
+    /// The files of the host, shadow copies included.
+    pub(crate) fn files_with_shadows(&self) -> HostFiles {
+        let map = PathMap::new([
+            (r"C:\", self.dir.path().join("volumes").join("C")),
+            (r"\\?\GLOBALROOT\Device\", self.dir.path().join("shadows")),
+        ]);
+        HostFiles::new(map.expect("a drive and the devices can be mapped"))
+    }
+
     pub(crate) fn url(&self) -> String {
         self.running.url()
     }
