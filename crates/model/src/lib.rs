@@ -16,8 +16,8 @@ pub use ids::{
 };
 pub use point::{
     BaseRecord, CheckpointInfo, Consistency, ConsistencyWish, DiskChain, DiskFileFacts, DiskImage,
-    Excluded, FileImage, FullReason, ImageRef, Method, PointKind, RecoveryPoint, SourceHost,
-    Unsupported,
+    DiskSource, Excluded, FileImage, FullReason, ImageRef, Method, PointKind, RecoveryPoint,
+    SourceHost, Unsupported,
 };
 pub use restore::{
     DiskFolder, KeepOrNew, NetworkMap, PowerAfter, RestoreScope, RestoreTarget, RestoreWish,

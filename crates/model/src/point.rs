@@ -229,6 +229,27 @@ pub struct DiskChain {
     pub changed_bytes: u64,
 }
 
+/// A disk of a recovery point, whatever it is stored as.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskSource<'p> {
+    /// Identity of the virtual disk.
+    pub id: DiskId,
+    /// Path of the leaf the VM used, on the host.
+    pub path: &'p str,
+    /// Path of the file at the root of its chain.
+    pub base_path: &'p str,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// Block size in bytes.
+    pub block_bytes: u32,
+    /// Whether the root file was of fixed size.
+    pub fixed: bool,
+    /// Allocated bytes at backup time.
+    pub allocated_bytes: u64,
+    /// The chain it is stored as, under the VSS method.
+    pub chain: Option<&'p DiskChain>,
+}
+
 /// A disk that was left out on request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excluded {
@@ -334,6 +355,31 @@ impl RecoveryPoint {
             .iter()
             .map(|disk| &disk.image)
             .chain(self.files.iter().map(|file| &file.image))
+    }
+
+    /// Returns the disks, flat ones and chains of files alike.
+    pub fn disk_sources(&self) -> impl Iterator<Item = DiskSource<'_>> {
+        let flat = self.disks.iter().map(|disk| DiskSource {
+            id: disk.id,
+            path: &disk.path,
+            base_path: &disk.base_path,
+            size_bytes: disk.size_bytes,
+            block_bytes: disk.block_bytes,
+            fixed: disk.fixed,
+            allocated_bytes: disk.allocated_bytes,
+            chain: None,
+        });
+        let chains = self.chains.iter().map(|chain| DiskSource {
+            id: chain.id,
+            path: &chain.path,
+            base_path: &chain.base_path,
+            size_bytes: chain.size_bytes,
+            block_bytes: chain.block_bytes,
+            fixed: chain.fixed,
+            allocated_bytes: chain.allocated_bytes,
+            chain: Some(chain),
+        });
+        flat.chain(chains)
     }
 
     /// Returns the file image of a path on the host.

@@ -9,7 +9,7 @@ mod names;
 mod space;
 
 use model::{
-    DiskId, KeepOrNew, Method, Nic, PowerAfter, PowerState, RecoveryPoint, RestoreScope,
+    DiskId, FileImage, KeepOrNew, Method, Nic, PowerAfter, PowerState, RecoveryPoint, RestoreScope,
     RestoreTarget, RestoreWish, VmId, host_path,
 };
 use serde::Serialize;
@@ -97,8 +97,23 @@ pub struct DiskPlan {
     pub new_disk_id: bool,
     /// Whether the file is of fixed size.
     pub fixed: bool,
-    /// Bytes the file will take at most.
+    /// Bytes it will take at most, on the way included.
     pub needed_bytes: u64,
+    /// The files of its chain, leaf first, which are written and then merged into one (VSS method); empty for a disk that
+    /// comes flat.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<ChainFilePlan>,
+}
+
+/// A file of a chain to write, and to merge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChainFilePlan {
+    /// Path in the point.
+    pub source_path: String,
+    /// Path on the target host, from its first byte on.
+    pub target_path: String,
+    /// Its length.
+    pub file_bytes: u64,
 }
 
 /// Why a restore is not done.
@@ -186,9 +201,19 @@ pub enum Refusal {
     /// Nothing in the point can be imported.
     #[error("the recovery point holds no configuration file, so the VM's id cannot be kept")]
     NoConfiguration,
-    /// A method this version does not restore yet.
-    #[error("the recovery point was made with the VSS method, which this version does not restore")]
+    /// Files that nothing says how to put together.
+    #[error(
+        "the recovery point was made with the VSS method and does not say which files make up its disks"
+    )]
     VssPoint,
+    /// A file of a chain is not in the point.
+    #[error("the recovery point does not hold {file}, which disk {disk} is made of")]
+    IncompleteChain {
+        /// The disk.
+        disk: DiskId,
+        /// The file.
+        file: String,
+    },
 }
 
 fn used_by(vm: Option<&str>) -> String {
@@ -220,6 +245,7 @@ impl Refusal {
             Refusal::OtherHost { .. } => "other-host",
             Refusal::NoConfiguration => "no-configuration",
             Refusal::VssPoint => "method-not-supported",
+            Refusal::IncompleteChain { .. } => "incomplete-chain",
         }
     }
 
@@ -252,7 +278,9 @@ impl Refusal {
             }
             Refusal::OtherHost { .. } => "name the host with --to HOST",
             Refusal::NoConfiguration => "restore with a new id: --id new",
-            Refusal::VssPoint => "use a recovery point made with the RCT method",
+            Refusal::VssPoint | Refusal::IncompleteChain { .. } => {
+                "use another recovery point: `reprise point list`"
+            }
         }
     }
 }
@@ -263,7 +291,7 @@ pub fn plan_restore(
     wish: &RestoreWish,
     facts: &HostFacts,
 ) -> Result<RestorePlan, Refusal> {
-    if point.method == Method::Vss {
+    if point.method == Method::Vss && point.chains.is_empty() {
         return Err(Refusal::VssPoint);
     }
     if wish.target == RestoreTarget::Original && point.host.id != facts.id {
@@ -311,10 +339,9 @@ pub fn plan_restore(
 
 fn known_disks(point: &RecoveryPoint, disks: &[DiskId]) -> Result<(), Refusal> {
     for disk in disks {
-        if !point.disks.iter().any(|known| known.id == *disk) {
+        if !point.disk_sources().any(|known| known.id == *disk) {
             let known = point
-                .disks
-                .iter()
+                .disk_sources()
                 .map(|disk| format!("{} ({})", disk.id, disk.base_path))
                 .collect();
             return Err(Refusal::NoSuchDisk { disk: *disk, known });
@@ -358,7 +385,7 @@ fn plan_vm(
             host: facts.name.clone(),
         });
     }
-    let has_configuration = point.files.iter().any(|file| file.role == "config");
+    let has_configuration = point.files.iter().any(FileImage::is_own_config);
     if keep_id && !has_configuration {
         return Err(Refusal::NoConfiguration);
     }
@@ -378,6 +405,12 @@ fn plan_vm(
             excluded.path, excluded.slot
         ));
     }
+    if keeps_checkpoints(point, facts) {
+        warnings.push(format!(
+            "{} checkpoints were merged into their disks: this version does not bring checkpoints back",
+            point.checkpoints.len()
+        ));
+    }
     let nics = plan_nics(point, wish, facts, original, warnings)?;
     let start = match wish.power {
         PowerAfter::Off => false,
@@ -394,6 +427,14 @@ fn plan_vm(
         keep_mac,
         start,
     })
+}
+
+/// Whether this point would come back with its checkpoints on this host (S19): VSS method, no disk left out, same host.
+fn keeps_checkpoints(point: &RecoveryPoint, facts: &HostFacts) -> bool {
+    point.method == Method::Vss
+        && point.excluded.is_empty()
+        && point.host.id == facts.id
+        && !point.checkpoints.is_empty()
 }
 
 /// Connects each adapter: at the original location to its own switch where the host has it, elsewhere only as mapped.
@@ -471,13 +512,14 @@ fn plan_disks(
     let targets = names::disk_targets(point, wish, facts)?;
     Ok(targets
         .into_iter()
-        .map(|(disk, target_path)| DiskPlan {
-            disk: disk.id,
-            source_path: disk.path.clone(),
-            target_path,
+        .map(|target| DiskPlan {
+            disk: target.disk.id,
+            source_path: target.disk.path.to_owned(),
             new_disk_id: !keep_ids,
-            fixed: disk.fixed,
-            needed_bytes: space::file_bytes(disk),
+            fixed: target.disk.fixed,
+            needed_bytes: space::chain_bytes(&target.disk, &target.chain, &target.path),
+            target_path: target.path,
+            chain: target.chain,
         })
         .collect())
 }
@@ -488,9 +530,15 @@ fn check_paths(
     facts: &HostFacts,
     disks: &[DiskPlan],
 ) -> Result<Vec<String>, Refusal> {
-    let mut park = Vec::new();
-    for disk in disks {
-        let path = &disk.target_path;
+    let mut park: Vec<String> = Vec::new();
+    let written = disks.iter().flat_map(|disk| {
+        let files = disk.chain.iter().map(|file| &file.target_path);
+        files.chain([&disk.target_path])
+    });
+    for path in written {
+        if park.contains(path) {
+            continue;
+        }
         let user = facts
             .vms
             .iter()

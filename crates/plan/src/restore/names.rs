@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use model::{
-    DiskImage, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, Timestamp, host_path,
+    DiskSource, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, Timestamp, host_path,
 };
 
-use super::{HostFacts, Refusal};
+use super::{ChainFilePlan, HostFacts, Refusal};
 
 /// Returns the paths whose existence a plan must know: where the disks of this wish would be written.
 ///
@@ -16,10 +16,16 @@ pub fn wanted_paths(
     wish: &RestoreWish,
     facts: &HostFacts,
 ) -> Result<Vec<String>, Refusal> {
-    Ok(disk_targets(point, wish, facts)?
-        .into_iter()
-        .map(|(_, path)| path)
-        .collect())
+    let mut paths = Vec::new();
+    for target in disk_targets(point, wish, facts)? {
+        for file in target.chain {
+            if !host_path::same(&file.target_path, &target.path) {
+                paths.push(file.target_path);
+            }
+        }
+        paths.push(target.path);
+    }
+    Ok(paths)
 }
 
 /// Returns the display name of the restored VM.
@@ -67,32 +73,81 @@ pub(super) fn config_folder(
     }
 }
 
-/// Returns each disk of the wish with the path it is written to. No two are the same.
+/// Where a disk is written to.
+pub(super) struct DiskTarget<'p> {
+    pub(super) disk: DiskSource<'p>,
+    /// The file it is in the end.
+    pub(super) path: String,
+    /// The files of its chain that are written first; empty for a flat disk.
+    pub(super) chain: Vec<ChainFilePlan>,
+}
+
+/// Returns each disk of the wish with the paths it is written to. No two are the same.
 pub(super) fn disk_targets<'p>(
     point: &'p RecoveryPoint,
     wish: &RestoreWish,
     facts: &HostFacts,
-) -> Result<Vec<(&'p DiskImage, String)>, Refusal> {
+) -> Result<Vec<DiskTarget<'p>>, Refusal> {
     let mut taken = BTreeSet::new();
     let mut targets = Vec::new();
-    for disk in &point.disks {
+    for disk in point.disk_sources() {
         if let RestoreScope::Disks { disks } = &wish.scope
             && !disks.contains(&disk.id)
         {
             continue;
         }
-        let folder = disk_folder(point, wish, facts, disk)?;
-        let path = free_name(&folder, disk, &mut taken);
-        targets.push((disk, host_path::check(&path)?));
+        let folder = disk_folder(point, wish, facts, &disk)?;
+        let path = free_name(&folder, disk.base_path, ".vhdx", &mut taken);
+        let path = host_path::check(&path)?;
+        let chain = chain_targets(point, &disk, &folder, &path, &mut taken)?;
+        targets.push(DiskTarget { disk, path, chain });
     }
     Ok(targets)
+}
+
+/// Returns where the files of a chain are written, leaf first: under their own names beside the disk. The root of a VHDX
+/// chain is the disk itself in the end.
+fn chain_targets(
+    point: &RecoveryPoint,
+    disk: &DiskSource<'_>,
+    folder: &str,
+    disk_path: &str,
+    taken: &mut BTreeSet<String>,
+) -> Result<Vec<ChainFilePlan>, Refusal> {
+    let Some(chain) = disk.chain else {
+        return Ok(Vec::new());
+    };
+    let last = chain.files.len().saturating_sub(1);
+    let mut files = Vec::new();
+    for (place, source_path) in chain.files.iter().enumerate() {
+        let file = point.file(source_path).ok_or(Refusal::IncompleteChain {
+            disk: disk.id,
+            file: source_path.clone(),
+        })?;
+        let (_, extension) = host_path::split_extension(host_path::file_name(source_path));
+        let target_path = if place == last && extension.eq_ignore_ascii_case(".vhdx") {
+            disk_path.to_owned()
+        } else {
+            let extension = match extension.to_lowercase().as_str() {
+                known @ (".vhdx" | ".avhdx" | ".vhd" | ".avhd") => known.to_owned(),
+                _ => ".file".to_owned(),
+            };
+            host_path::check(&free_name(folder, source_path, &extension, taken))?
+        };
+        files.push(ChainFilePlan {
+            source_path: source_path.clone(),
+            target_path,
+            file_bytes: file.image.len,
+        });
+    }
+    Ok(files)
 }
 
 fn disk_folder(
     point: &RecoveryPoint,
     wish: &RestoreWish,
     facts: &HostFacts,
-    disk: &DiskImage,
+    disk: &DiskSource<'_>,
 ) -> Result<String, Refusal> {
     if let Some(own) = wish.disk_folders.iter().find(|own| own.disk == disk.id) {
         return Ok(host_path::check(&own.folder)?);
@@ -101,7 +156,7 @@ fn disk_folder(
         return Ok(host_path::check(folder)?);
     }
     let original = wish.target == RestoreTarget::Original && wish.scope == RestoreScope::Vm;
-    if original && let Some(folder) = host_path::parent(&disk.base_path) {
+    if original && let Some(folder) = host_path::parent(disk.base_path) {
         return Ok(host_path::check(folder)?);
     }
     let name = match wish.scope {
@@ -112,14 +167,14 @@ fn disk_folder(
     Ok(host_path::check(&folder)?)
 }
 
-/// Keeps the file's own name, numbered where another disk of this restore has it; what is written is a VHDX.
-fn free_name(folder: &str, disk: &DiskImage, taken: &mut BTreeSet<String>) -> String {
-    let (stem, _) = host_path::split_extension(host_path::file_name(&disk.base_path));
+/// Keeps the file's own name with this extension, numbered where another file of this restore has it.
+fn free_name(folder: &str, own: &str, extension: &str, taken: &mut BTreeSet<String>) -> String {
+    let (stem, _) = host_path::split_extension(host_path::file_name(own));
     let stem = host_path::name_from(stem);
-    let mut path = host_path::join(folder, &format!("{stem}.vhdx"));
+    let mut path = host_path::join(folder, &format!("{stem}{extension}"));
     let mut number = 2;
     while !taken.insert(host_path::key(&path)) {
-        path = host_path::join(folder, &format!("{stem}-{number}.vhdx"));
+        path = host_path::join(folder, &format!("{stem}-{number}{extension}"));
         number += 1;
     }
     path

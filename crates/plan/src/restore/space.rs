@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use model::{DiskImage, HumanBytes, KIB, MIB, RecoveryPoint, host_path};
+use model::{DiskSource, FileImage, HumanBytes, KIB, MIB, RecoveryPoint, host_path};
 use serde::Serialize;
 
-use super::{DiskPlan, HostFacts, Refusal};
+use super::{ChainFilePlan, DiskPlan, HostFacts, Refusal};
 
 /// What a volume must have free, and has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,7 +48,7 @@ impl fmt::Display for VolumeNeed {
 const CONFIG_BYTES: u64 = 16 * MIB;
 
 /// Returns the bytes the VHDX of a disk takes at most: content, block allocation table, headers, log and metadata.
-pub(super) fn file_bytes(disk: &DiskImage) -> u64 {
+pub(super) fn file_bytes(disk: &DiskSource<'_>) -> u64 {
     let block = u64::from(disk.block_bytes.max(1));
     let blocks = disk.size_bytes.div_ceil(block);
     let table = blocks
@@ -64,6 +64,31 @@ pub(super) fn file_bytes(disk: &DiskImage) -> u64 {
     content.saturating_add(table).saturating_add(4 * MIB)
 }
 
+/// Returns the bytes a chain takes at most until it is one file: its files, and what its root takes in from the others
+/// before they are removed.
+pub(super) fn chain_bytes(disk: &DiskSource<'_>, chain: &[ChainFilePlan], path: &str) -> u64 {
+    let all = chain
+        .iter()
+        .map(|file| file.file_bytes)
+        .fold(0, u64::saturating_add);
+    let Some((root, others)) = chain.split_last() else {
+        return file_bytes(disk);
+    };
+    let peak = if !host_path::same(&root.target_path, path) {
+        // It is copied into a new file.
+        file_bytes(disk)
+    } else if disk.fixed {
+        0
+    } else {
+        let taken_in = others
+            .iter()
+            .map(|file| file.file_bytes)
+            .fold(0, u64::saturating_add);
+        taken_in.min(file_bytes(disk))
+    };
+    all.saturating_add(peak)
+}
+
 /// Sums the need of each volume the plan writes to.
 pub(super) fn needs(
     facts: &HostFacts,
@@ -74,8 +99,9 @@ pub(super) fn needs(
     let config_bytes = point
         .files
         .iter()
+        .filter(|file| !FileImage::is_disk(file))
         .map(|file| file.image.len)
-        .sum::<u64>()
+        .fold(0, u64::saturating_add)
         .max(CONFIG_BYTES);
     let disk_writes = disks
         .iter()

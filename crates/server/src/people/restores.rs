@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, StatusCode};
 use catalog::{NewJob, Target};
 use jobs::JobKind;
 use model::{
-    DiskFolder, DiskId, HostId, KeepOrNew, NetworkMap, PowerAfter, RecoveryPoint, RestoreScope,
-    RestoreTarget, RestoreWish,
+    DiskFolder, DiskId, DiskSource, HostId, KeepOrNew, NetworkMap, PowerAfter, RecoveryPoint,
+    RestoreScope, RestoreTarget, RestoreWish,
 };
 
 use super::points::file_name;
@@ -178,32 +178,28 @@ fn wish(
 
 /// Finds a disk of a point by VirtualDiskId, path, or file name where that is unique.
 fn find_disk(point: &RecoveryPoint, text: &str) -> ApiResult<DiskId> {
-    let by = |matches: &dyn Fn(&model::DiskImage) -> bool| -> Vec<&model::DiskImage> {
-        point.disks.iter().filter(|disk| matches(disk)).collect()
+    let by = |matches: &dyn Fn(&DiskSource<'_>) -> bool| -> Vec<DiskSource<'_>> {
+        point.disk_sources().filter(matches).collect()
     };
     let id = text.parse::<DiskId>().ok();
     let by_id = by(&|disk| Some(disk.id) == id);
     let same = |path: &str| path.eq_ignore_ascii_case(text);
-    let by_path = by(&|disk| same(&disk.base_path) || same(&disk.path));
-    let by_name = by(&|disk| same(file_name(&disk.base_path)) || same(file_name(&disk.path)));
+    let by_path = by(&|disk| same(disk.base_path) || same(disk.path));
+    let by_name = by(&|disk| same(file_name(disk.base_path)) || same(file_name(disk.path)));
     let found = [by_id, by_path, by_name]
         .into_iter()
         .find(|found| !found.is_empty());
     match found.as_deref() {
         Some([disk]) => Ok(disk.id),
         Some(several) => {
-            let paths: Vec<&str> = several.iter().map(|disk| disk.base_path.as_str()).collect();
+            let paths: Vec<&str> = several.iter().map(|disk| disk.base_path).collect();
             Err(
                 ApiError::new(codes::AMBIGUOUS, format!("{text:?} fits several disks"))
                     .hint(format!("name one by its path: {}", paths.join(", "))),
             )
         }
         None => {
-            let paths: Vec<&str> = point
-                .disks
-                .iter()
-                .map(|disk| disk.base_path.as_str())
-                .collect();
+            let paths: Vec<&str> = point.disk_sources().map(|disk| disk.base_path).collect();
             Err(
                 ApiError::not_found(format!("recovery point {} has no disk {text:?}", point.id))
                     .hint(format!("its disks are: {}", paths.join(", "))),
