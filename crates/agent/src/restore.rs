@@ -4,7 +4,10 @@
 //! disks. `connect` opens the session over which data comes; `send` writes it into new files in a folder
 //! `.reprise-<job>` beside each target; `restore` renames them into place and registers the VM; `verify` reads every byte
 //! back and looks at the registered VM. Whatever fails is undone from the journal.
+//!
+//! Disks of a point made of files come as chains, under the files' own names; `restore` merges them first (`chains`).
 
+mod chains;
 mod disks;
 mod facts;
 mod register;
@@ -69,9 +72,9 @@ impl Restore<'_> {
             .step("kind", async { Ok(((), kind_text(&plan))) })
             .await?;
         let session = context.step("connect", self.connect(&plan)).await?;
-        let written = context.step("send", self.receive(&plan, &session)).await?;
+        let mut written = context.step("send", self.receive(&plan, &session)).await?;
         let vm = context
-            .step("restore", self.put_in_place(&plan, &written))
+            .step("restore", self.put_in_place(&plan, &mut written))
             .await?;
         context
             .step("verify", self.verify(&plan, &written, vm))

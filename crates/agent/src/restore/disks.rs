@@ -10,6 +10,7 @@ use plan::restore::{DiskPlan, RestoreKind, RestorePlan, Route};
 use store::SessionKeys;
 use vhdx::{BulkWriter, DiskKind, Params};
 
+use super::chains::{ChainContent, WrittenFile};
 use super::{Restore, staging_folder};
 use crate::errors::{files_error, restore_error, task_error, write_error};
 use crate::job::{JobContext, JobError};
@@ -32,6 +33,16 @@ pub(super) struct Written {
 pub(super) struct WrittenDisk {
     /// What was planned.
     pub(super) plan: DiskPlan,
+    /// Where it is now, and what must be read back from it; `None` for one that comes as a chain.
+    pub(super) flat: Option<FlatDisk>,
+    /// The files it comes as, leaf first.
+    pub(super) chain: Vec<WrittenFile>,
+    /// What the chain read as, once it is merged.
+    pub(super) content: Option<ChainContent>,
+}
+
+/// A disk in a new file of ours.
+pub(super) struct FlatDisk {
     /// Where it is now.
     pub(super) staged: String,
     /// What must be read back from it.
@@ -51,6 +62,10 @@ impl Restore<'_> {
             link: ServerLink::new(self.context, session.session),
             names: restore_keys(&session.id_key)?,
         };
+        if is_chained(plan) {
+            // Their files have their final names from the first byte on.
+            self.park(&plan.park).await?;
+        }
         let point = session.point.clone();
         let plan = plan.clone();
         let receiving = tokio::task::spawn_blocking(move || receiver.receive(&plan, &point));
@@ -78,12 +93,12 @@ fn restore_keys(id_key: &str) -> Result<SessionKeys, JobError> {
 }
 
 /// Works on a thread that may block.
-struct Receiver {
-    context: Arc<JobContext>,
-    journal: Arc<Journal>,
-    files: Arc<HostFiles>,
-    link: ServerLink,
-    names: SessionKeys,
+pub(super) struct Receiver {
+    pub(super) context: Arc<JobContext>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) files: Arc<HostFiles>,
+    pub(super) link: ServerLink,
+    pub(super) names: SessionKeys,
 }
 
 impl Receiver {
@@ -92,29 +107,36 @@ impl Receiver {
         plan: &RestorePlan,
         point: &model::RecoveryPoint,
     ) -> Result<Written, JobError> {
-        let total = plan
-            .disks
-            .iter()
-            .filter_map(|disk| find(point, disk))
-            .map(|disk| disk.image.len)
-            .sum();
-        self.context.set_progress(0, total);
+        let flat = plan.disks.iter().filter_map(|disk| find(point, disk));
+        let flat: u64 = flat.map(|disk| disk.image.len).sum();
+        let chains = plan.disks.iter().flat_map(|disk| &disk.chain);
+        let chains: u64 = chains.map(|file| file.file_bytes).sum();
+        self.context.set_progress(0, flat.saturating_add(chains));
         let mut written = Written {
             disks: Vec::new(),
             config_file: None,
             staged: Vec::new(),
             folders: Vec::new(),
         };
-        for disk in &plan.disks {
-            written
-                .disks
-                .push(self.disk(disk, point, &mut written.folders)?);
+        let chains = self.chains(plan, point)?;
+        for (disk, chain) in plan.disks.iter().zip(chains) {
+            let flat = match chain.is_empty() {
+                true => Some(self.disk(disk, point, &mut written.folders)?),
+                false => None,
+            };
+            written.disks.push(WrittenDisk {
+                plan: disk.clone(),
+                flat,
+                chain,
+                content: None,
+            });
         }
         if let RestoreKind::Vm(vm) = &plan.kind
             && vm.route != Route::Define
         {
             let folder = self.folder(&vm.config_folder, &mut written.folders)?;
-            for file in &point.files {
+            let own = |file: &&FileImage| !file.is_disk() && file.checkpoint.is_none();
+            for file in point.files.iter().filter(own) {
                 let path = self.config(file, &folder)?;
                 if file.role == "config" {
                     written.config_file = Some(path);
@@ -132,7 +154,7 @@ impl Receiver {
         plan: &DiskPlan,
         point: &model::RecoveryPoint,
         folders: &mut Vec<String>,
-    ) -> Result<WrittenDisk, JobError> {
+    ) -> Result<FlatDisk, JobError> {
         let disk = find(point, plan).ok_or_else(|| {
             JobError::failed(
                 "wrong-point",
@@ -175,8 +197,7 @@ impl Receiver {
             figures.bytes_read += outcome.figures.bytes_fetched;
             figures.bytes_stored += outcome.figures.bytes_written;
         });
-        Ok(WrittenDisk {
-            plan: plan.clone(),
+        Ok(FlatDisk {
             staged,
             pieces: outcome.pieces,
         })
@@ -205,7 +226,7 @@ impl Receiver {
         Ok(path)
     }
 
-    fn create(&self, path: &str) -> Result<HostFile, JobError> {
+    pub(super) fn create(&self, path: &str) -> Result<HostFile, JobError> {
         self.context.check()?;
         self.journal.will(Deed::File {
             path: path.to_owned(),
@@ -222,6 +243,11 @@ impl Receiver {
         }
         Ok(path)
     }
+}
+
+/// Whether disks come as chains of files.
+pub(super) fn is_chained(plan: &RestorePlan) -> bool {
+    plan.disks.iter().any(|disk| !disk.chain.is_empty())
 }
 
 /// Makes a folder with those above it; each that was missing is in the journal before it is made.

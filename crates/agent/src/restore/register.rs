@@ -6,7 +6,8 @@ use hyperv::Folders;
 use model::{Controller, Drive, Media, VmConfig, VmId, host_path};
 use plan::restore::{RestoreKind, RestorePlan, Route, VmPlan};
 
-use super::disks::{Written, make_folders};
+use super::chains::merged_text;
+use super::disks::{Written, WrittenDisk, is_chained, make_folders};
 use super::{Restore, parked_folder};
 use crate::errors::{files_error, host_error, task_error};
 use crate::job::JobError;
@@ -16,39 +17,38 @@ impl Restore<'_> {
     pub(super) async fn put_in_place(
         &self,
         plan: &RestorePlan,
-        written: &Written,
+        written: &mut Written,
     ) -> Result<(Option<VmId>, String), JobError> {
         self.context.check()?;
-        self.rename_into_place(plan, written).await?;
+        self.consolidate(written).await?;
+        let written = &*written;
+        if !is_chained(plan) {
+            self.park(&plan.park).await?;
+        }
+        self.rename_into_place(written).await?;
         let vm = match &plan.kind {
             RestoreKind::Disks => None,
             RestoreKind::Vm(vm) => Some(self.register(plan, vm, written).await?),
         };
         self.drop_staging(written).await?;
-        let detail = match (&plan.kind, vm) {
+        let mut detail = match (&plan.kind, vm) {
             (RestoreKind::Vm(planned), Some(id)) => {
                 format!("VM {:?} registered with id {id}", planned.name)
             }
             _ => format!("{} disk files in place", written.disks.len()),
         };
+        if let Some(merged) = merged_text(written) {
+            detail = format!("{merged}; {detail}");
+        }
         Ok((vm, detail))
     }
 
-    /// Moves aside what stands in the way, then gives the new files their names.
-    async fn rename_into_place(
-        &self,
-        plan: &RestorePlan,
-        written: &Written,
-    ) -> Result<(), JobError> {
+    /// Moves aside what stands in the way.
+    pub(super) async fn park(&self, park: &[String]) -> Result<(), JobError> {
         let files = Arc::clone(&self.shared.files);
         let journal = Arc::clone(self.journal);
         let job = self.context.job;
-        let park = plan.park.clone();
-        let renames: Vec<(String, String)> = written
-            .disks
-            .iter()
-            .map(|disk| (disk.staged.clone(), disk.plan.target_path.clone()))
-            .collect();
+        let park = park.to_vec();
         let moved = tokio::task::spawn_blocking(move || {
             let mut notes = Vec::new();
             for path in park {
@@ -65,6 +65,24 @@ impl Restore<'_> {
                 files.rename(&path, &to).map_err(files_error)?;
                 notes.push(format!("{path}, which no VM used, was kept as {to}"));
             }
+            Ok::<_, JobError>(notes)
+        });
+        for note in moved.await.map_err(task_error)?? {
+            self.context.note(note);
+        }
+        Ok(())
+    }
+
+    /// Gives the new files their names; those of chains have them.
+    async fn rename_into_place(&self, written: &Written) -> Result<(), JobError> {
+        let files = Arc::clone(&self.shared.files);
+        let journal = Arc::clone(self.journal);
+        let flat = |disk: &WrittenDisk| {
+            let staged = disk.flat.as_ref()?.staged.clone();
+            Some((staged, disk.plan.target_path.clone()))
+        };
+        let renames: Vec<(String, String)> = written.disks.iter().filter_map(flat).collect();
+        let renamed = tokio::task::spawn_blocking(move || {
             for (from, to) in renames {
                 journal.will(Deed::Place {
                     from: from.clone(),
@@ -72,12 +90,9 @@ impl Restore<'_> {
                 })?;
                 files.rename(&from, &to).map_err(files_error)?;
             }
-            Ok::<_, JobError>(notes)
+            Ok::<_, JobError>(())
         });
-        for note in moved.await.map_err(task_error)?? {
-            self.context.note(note);
-        }
-        Ok(())
+        renamed.await.map_err(task_error)?
     }
 
     async fn register(

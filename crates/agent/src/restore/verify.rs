@@ -3,13 +3,63 @@
 use std::sync::Arc;
 
 use model::{HumanBytes, VmId, host_path};
-use pipeline::verify_image;
+use pipeline::{Options, WrittenPieces, image_digest, verify_image};
 use plan::restore::{RestoreKind, RestorePlan};
+use vhdx::Disk;
 
 use super::Restore;
-use super::disks::Written;
+use super::chains::ChainContent;
+use super::disks::{Written, WrittenDisk};
 use crate::errors::{chain_error, host_error, task_error, verify_error};
 use crate::job::{JobContext, JobError};
+
+/// What a disk file must read as.
+enum Expected {
+    /// What was written into it.
+    Pieces(WrittenPieces),
+    /// What its chain read as before it was merged.
+    Content(ChainContent),
+}
+
+impl Expected {
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Expected::Pieces(pieces) => pieces.image_bytes(),
+            Expected::Content(content) => content.size_bytes,
+        }
+    }
+}
+
+/// Compares a merged disk, which must stand alone, with what its chain read as.
+fn same_content(
+    path: &str,
+    content: &ChainContent,
+    disk: &Disk,
+    options: &Options,
+) -> Result<(), JobError> {
+    let failed = |what: String| {
+        JobError::failed("verify-failed", format!("{path}: {what}"))
+            .hint("check the host's storage, then restore again")
+    };
+    if disk.layers().len() != 1 {
+        return Err(failed("it still has a parent".to_owned()));
+    }
+    if disk.size() != content.size_bytes {
+        return Err(failed(format!(
+            "it has {} bytes instead of {}",
+            disk.size(),
+            content.size_bytes
+        )));
+    }
+    let found = image_digest(disk, options).map_err(|error| verify_error(path, error))?;
+    if found == content.digest {
+        Ok(())
+    } else {
+        Err(failed(
+            "merged, it does not read as its chain did".to_owned(),
+        ))
+    }
+}
 
 impl Restore<'_> {
     pub(super) async fn verify(
@@ -38,19 +88,35 @@ impl Restore<'_> {
     async fn read_back(&self, written: &Written) -> Result<u64, JobError> {
         let context = Arc::clone(self.context);
         let files = Arc::clone(&self.shared.files);
-        let disks: Vec<_> = written
-            .disks
+        let expected = |disk: &WrittenDisk| {
+            let flat = disk.flat.as_ref();
+            let expected = match (&disk.content, flat.map(|flat| flat.pieces.clone())) {
+                (Some(content), _) => Some(Expected::Content(content.clone())),
+                (None, pieces) => pieces.map(Expected::Pieces),
+            };
+            (disk.plan.target_path.clone(), expected)
+        };
+        let disks: Vec<_> = written.disks.iter().map(expected).collect();
+        let sizes = disks
             .iter()
-            .map(|disk| (disk.plan.target_path.clone(), disk.pieces.clone()))
-            .collect();
-        let total = disks.iter().map(|(_, pieces)| pieces.image_bytes()).sum();
+            .map(|(_, expected)| expected.as_ref().map_or(0, Expected::size_bytes));
+        let total = sizes.sum();
         context.set_progress(0, total);
         let reading = tokio::task::spawn_blocking(move || {
-            for (path, pieces) in &disks {
+            for (path, expected) in &disks {
+                let expected = expected.as_ref().ok_or_else(|| {
+                    JobError::failed("verify-failed", format!("{path} was never written"))
+                })?;
                 let disk = files.open_chain(path).map_err(chain_error)?.into_disk();
                 let options = JobContext::pipeline_options(&context);
-                verify_image(pieces, &disk, &options).map_err(|error| verify_error(path, error))?;
-                context.end_part(pieces.image_bytes());
+                match expected {
+                    Expected::Pieces(pieces) => {
+                        verify_image(pieces, &disk, &options)
+                            .map_err(|error| verify_error(path, error))?;
+                    }
+                    Expected::Content(content) => same_content(path, content, &disk, &options)?,
+                }
+                context.end_part(expected.size_bytes());
             }
             Ok::<_, JobError>(())
         });

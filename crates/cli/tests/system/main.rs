@@ -14,5 +14,6 @@ mod increments;
 mod kills;
 mod queue;
 mod restores;
+mod shadow_restores;
 mod shadows;
 mod support;

@@ -8,7 +8,13 @@ use crate::support::{
 };
 
 /// Adds a VM of a generation with disks at these paths, 48 MiB each, half of it data; it runs.
-fn add_vm_at(world: &World, name: &str, generation: &str, paths: &[&str], more: &[&str]) {
+pub(crate) fn add_vm_at(
+    world: &World,
+    name: &str,
+    generation: &str,
+    paths: &[&str],
+    more: &[&str],
+) {
     let mut words: Vec<String> = [
         "vm",
         "add",
@@ -39,7 +45,7 @@ fn add_vm_at(world: &World, name: &str, generation: &str, paths: &[&str], more: 
 }
 
 /// Gives a running VM a tree of checkpoints: `a` with `b` with `c`, and, from `a` again, `d`; it runs on top of `d`.
-fn grow_tree(world: &World, vm: &str) {
+pub(crate) fn grow_tree(world: &World, vm: &str) {
     let host = &world.hosts[0];
     let write = |seed: u64| guest_write(world, vm, 0, seed * MIB, 2 * MIB, seed);
     for (name, seed) in [("a", 1), ("b", 4), ("c", 8)] {
@@ -220,9 +226,9 @@ fn an_excluded_disk_is_left_out_of_every_branch() {
     let world = World::with_host(EXE);
     let paths = [r"C:\VMs\two\keep.vhdx", r"C:\VMs\two\skip.vhdx"];
     add_vm_at(&world, "two", "2", &paths, &[]);
-    world.cli.json(&[
-        "policy", "create", "files", "--method", "vss", "--every", "1d",
-    ]);
+    world
+        .cli
+        .json(&["policy", "create", "files", "--method", "vss"]);
     world
         .cli
         .json(&["vm", "protect", "two", "--policy", "files"]);
