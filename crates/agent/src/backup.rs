@@ -76,8 +76,8 @@ impl Backup<'_> {
     async fn steps(&self) -> Result<(), JobError> {
         let context = self.context;
         let session = match context.step("checkpoint", self.freeze()).await? {
-            Moment::Checkpoint(frozen) => self.from_checkpoint(&frozen).await?,
-            Moment::Shadows(shadowed) => self.from_shadows(&shadowed).await?,
+            Moment::Checkpoint(frozen) => self.back_up_checkpoint(&frozen).await?,
+            Moment::Shadows(shadowed) => self.back_up_shadows(&shadowed).await?,
         };
         let close = CloseSession {
             fence: context.fence,
@@ -86,7 +86,7 @@ impl Backup<'_> {
         Ok(())
     }
 
-    async fn from_checkpoint(&self, frozen: &Frozen) -> Result<BackupSession, JobError> {
+    async fn back_up_checkpoint(&self, frozen: &Frozen) -> Result<BackupSession, JobError> {
         let context = self.context;
         let (session, images) = context.step("read", self.read(frozen)).await?;
         let point = self.point(frozen, &session, images);
@@ -103,7 +103,7 @@ impl Backup<'_> {
         Ok(session)
     }
 
-    async fn from_shadows(&self, shadowed: &Shadowed) -> Result<BackupSession, JobError> {
+    async fn back_up_shadows(&self, shadowed: &Shadowed) -> Result<BackupSession, JobError> {
         let context = self.context;
         let read = async {
             let (read, detail) = self.read_files(shadowed).await?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use api::agent_v1::{BackupSession, OpenBackup};
-use hyperv::{ShadowView, VmDisk, VmFiles};
+use hyperv::{ConfigFile, ShadowView, VmDisk, VmFiles};
 use model::{
     DiskChain, DiskFileFacts, DiskId, FileImage, HumanBytes, PointId, Timestamp, host_path,
 };
@@ -107,6 +107,13 @@ struct Part {
     same: Option<FileImage>,
 }
 
+/// A configuration file that is part of the point.
+struct Config {
+    file: ConfigFile,
+    /// InstanceID of the checkpoint it is of.
+    checkpoint: Option<String>,
+}
+
 impl Reader {
     fn read(
         self,
@@ -164,12 +171,12 @@ impl Reader {
                 disk: Some(part.facts),
             });
         }
-        for (path, role, checkpoint) in configs {
+        for config in configs {
             files.push(FileImage {
-                image: self.image(&pipeline, &path)?,
-                path,
-                role: role.to_owned(),
-                checkpoint,
+                image: self.image(&pipeline, &config.file.path)?,
+                path: config.file.path,
+                role: config.file.role.to_owned(),
+                checkpoint: config.checkpoint,
                 disk: None,
             });
         }
@@ -269,7 +276,7 @@ impl Reader {
     }
 
     /// Lists the configuration files, each with its role and checkpoint.
-    fn configs(&self) -> Result<Vec<(String, &'static str, Option<String>)>, JobError> {
+    fn configs(&self) -> Result<Vec<Config>, JobError> {
         let mut found = Vec::new();
         for place in &self.files.configs {
             let files = self.view.config_files(place).map_err(files_error)?;
@@ -280,11 +287,10 @@ impl Reader {
                     format!("the configuration of {of} is not on its shadow copy"),
                 ));
             }
-            found.extend(
-                files
-                    .into_iter()
-                    .map(|file| (file.path, file.role, place.checkpoint.clone())),
-            );
+            found.extend(files.into_iter().map(|file| Config {
+                file,
+                checkpoint: place.checkpoint.clone(),
+            }));
         }
         Ok(found)
     }

@@ -137,6 +137,11 @@ impl Site {
                 format!("{letter}:\\={}", text(&volume)?),
             ]);
         }
+        let shadows = host_folder(folder).join("shadows");
+        words.extend([
+            "--path-map".to_owned(),
+            format!(r"\\?\GLOBALROOT\Device\={}", text(&shadows)?),
+        ]);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let agent = Program::start("agent", folder, &words)?;
         let mut site = Self {
