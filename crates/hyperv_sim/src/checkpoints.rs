@@ -26,6 +26,9 @@ const FIRST_TRACKED_VERSION: (u32, u32) = (6, 2);
 /// Room a new, empty child takes.
 const CHILD_BYTES: u64 = 4 << 20;
 
+/// UserSnapshotType of a VM whose checkpoints hold its memory.
+const STANDARD: u64 = 5;
+
 /// What a checkpoint is to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish<'a> {
@@ -156,6 +159,11 @@ fn add_checkpoint(
         .vssd
         .set("ElementName", wish.name.map_or(default_name, str::to_owned));
     definition.vssd.set("CreationTime", dmtf(created));
+    // A standard checkpoint holds the memory of a running VM, those of backups and production ones do not.
+    let standard = vm.definition.vssd.number("UserSnapshotType") == Some(STANDARD);
+    let memory = wish.kind == CheckpointKind::User && running && standard;
+    let saved = vm.power == Power::Saved;
+    definition.vssd.set("IsSaved", memory || saved);
     definition.vssd.set(
         "ConfigurationDataRoot",
         vm.definition.vssd.text("SnapshotDataRoot"),
@@ -284,7 +292,12 @@ pub(crate) fn apply(
             vm.definition = definition;
             vm.current = Some(checkpoint_id);
             vm.last_applied = Some(checkpoint_id);
-            vm.power = Power::Off;
+            // With its memory, it goes on where it was when it is started.
+            vm.power = if vm.definition.vssd.flag("IsSaved") {
+                Power::Saved
+            } else {
+                Power::Off
+            };
             Ok(())
         })
     })
@@ -360,6 +373,17 @@ pub(crate) fn destroy_and(
             Ok(())
         })?;
         config_files::remove(engine, &leftover)
+    })
+}
+
+/// Throws away the memory a checkpoint holds.
+pub(crate) fn clear_state(engine: &Engine, vm_id: Uuid, id: Uuid) -> Result<(), Failure> {
+    engine.update_vm(vm_id, |vm| {
+        let mut all = vm.checkpoints.iter_mut();
+        let checkpoint = all.find(|checkpoint| checkpoint.id == id);
+        let checkpoint = checkpoint.ok_or_else(|| Failure::invalid("the checkpoint is gone"))?;
+        checkpoint.definition.vssd.set("IsSaved", false);
+        Ok(())
     })
 }
 

@@ -48,6 +48,9 @@ pub(crate) mod subtype {
 pub(crate) const GEN1: &str = "Microsoft:Hyper-V:SubType:1";
 pub(crate) const GEN2: &str = "Microsoft:Hyper-V:SubType:2";
 
+/// Class of boot sources; those that were added are kept among the resources.
+pub(crate) const BOOT_SOURCE: &str = "Msvm_BootSourceSettingData";
+
 const IDE_DEVICE: &str = "83F8638B-8DCA-4152-9EDA-2CA8B33039B4";
 const PROCESSOR_DEVICE: &str = "B637F346-6A0E-4DEC-AF52-BD70CB80A21D";
 const MEMORY_DEVICE: &str = "4764334D-E001-4176-82EE-5594EC9B530E";
@@ -198,9 +201,7 @@ impl Definition {
 
     /// Returns the configuration version as two numbers.
     pub(crate) fn version(&self) -> (u32, u32) {
-        let text = self.vssd.text("Version");
-        let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
-        (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
+        version_of(self.vssd.text("Version"))
     }
 
     pub(crate) fn of_kind(&self, resource_type: u64) -> impl Iterator<Item = &Bag> {
@@ -309,12 +310,15 @@ impl Definition {
         copy
     }
 
-    /// Returns the boot sources: one for each drive and network adapter, with the device's InstanceID.
+    /// Returns the boot sources: one for each drive and network adapter, with the device's InstanceID, and those that
+    /// were added, without one.
     pub(crate) fn boot_sources(&self) -> Vec<(Bag, String)> {
         if self.generation() != 2 {
             return Vec::new();
         }
         let prefix = format!("Microsoft:{}", self.owner());
+        let added = self.resources.iter().filter(|bag| bag.class == BOOT_SOURCE);
+        let added = added.map(|bag| (bag.clone(), String::new()));
         self.resources
             .iter()
             .filter_map(|bag| {
@@ -339,6 +343,7 @@ impl Definition {
                     );
                 Some((source, bag.instance_id().to_owned()))
             })
+            .chain(added)
             .collect()
     }
 
@@ -378,6 +383,12 @@ impl Definition {
             .map(|id| path_text(server, "Msvm_BootSourceSettingData", id));
         self.vssd.set("BootSourceOrder", Value::texts(paths));
     }
+}
+
+/// Reads a configuration version, such as `10.0`.
+pub(crate) fn version_of(text: &str) -> (u32, u32) {
+    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+    (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
 }
 
 /// Returns the GUID an InstanceID begins with: `Microsoft:<GUID>\...`.

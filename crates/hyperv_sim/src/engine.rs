@@ -30,6 +30,9 @@ use crate::state::{
 };
 use crate::winpath::WinPath;
 
+/// How long a job that is at its work keeps another one waiting before that is refused.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// The host's state in memory; always what is on disk.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -169,6 +172,16 @@ impl Engine {
             }
         }
         for vm in vms {
+            if vm.chain_locked {
+                // Merging that was switched off is on again after a restart of the service.
+                let on = self.update_vm(vm.id, |vm| {
+                    vm.chain_locked = false;
+                    Ok(())
+                });
+                if let Err(err) = on {
+                    tracing::error!("merging stays off for {}: {err}", vm.name());
+                }
+            }
             self.write_config(&vm);
             merge::finish_interrupted(self, vm.id);
             let Some(vm) = self.vm(vm.id) else { continue };
@@ -404,13 +417,23 @@ impl Engine {
         let mut job = Job::new(method, vm, operation, 0);
         // What people do with `sim ctl`, and a guest that goes down by itself, ask nobody.
         let asks = job.is_exclusive() && method != CONTROL;
-        let free = |state: &State| match vm.and_then(|vm| work_on(&state.jobs, vm)) {
-            Some(busy) if asks => Err(Failure::refused(
-                Refusal::BusyWithJob,
-                format!("{busy} is under way on this virtual machine"),
-            )),
-            Some(_) | None => Ok(()),
+        let busy = |state: &State| {
+            vm.and_then(|vm| work_on(&state.jobs, vm))
+                .filter(|_| asks)
+                .cloned()
         };
+        let free = |state: &State| match busy(state) {
+            Some(busy) => Err(Failure::refused(
+                Refusal::BusyWithJob,
+                format!("{} is under way on this virtual machine", busy.method),
+            )),
+            None => Ok(()),
+        };
+        // What a job did can be seen a moment before it has ended: that moment is nobody's refusal.
+        self.wait_for(GRACE, |state| match busy(state) {
+            Some(job) if job.delay().is_zero() => None,
+            Some(_) | None => Some(()),
+        });
         self.read(free)?;
         let merges = matches!(job.operation, Operation::MergeDisks { .. });
         if !merges {
@@ -530,6 +553,7 @@ impl Engine {
                 None => job.operation.perform(self, &job),
             },
         };
+        let result = result.map_err(|failure| job.operation.at_border(failure));
         if self.is_stopping() && result.is_err() {
             // Interrupted rather than failed: it is taken up again at the next start.
             return;
@@ -632,10 +656,8 @@ fn is_cancelled(state: &State, job: Uuid) -> bool {
     job.is_some_and(|job| job.cancelled.is_some())
 }
 
-/// Returns the method whose job has a VM.
-fn work_on(jobs: &[Job], vm: Uuid) -> Option<&str> {
-    let busy = jobs
-        .iter()
-        .find(|job| job.vm == Some(vm) && job.is_exclusive());
-    busy.map(|job| job.method.as_str())
+/// Returns the job that has a VM.
+fn work_on(jobs: &[Job], vm: Uuid) -> Option<&Job> {
+    jobs.iter()
+        .find(|job| job.vm == Some(vm) && job.is_exclusive())
 }

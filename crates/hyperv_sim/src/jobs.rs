@@ -17,6 +17,7 @@ use crate::methods::Operation;
 /// JobType.
 pub(crate) mod job_type {
     pub(crate) const DEFINE: u16 = 1;
+    pub(crate) const MODIFY: u16 = 2;
     pub(crate) const DESTROY: u16 = 3;
     pub(crate) const START: u16 = 12;
     pub(crate) const STOP: u16 = 13;
@@ -28,6 +29,7 @@ pub(crate) mod job_type {
     pub(crate) const CREATE_SNAPSHOT: u16 = 70;
     pub(crate) const APPLY_SNAPSHOT: u16 = 71;
     pub(crate) const DELETE_SNAPSHOT: u16 = 72;
+    pub(crate) const CLEAR_SNAPSHOT: u16 = 73;
     pub(crate) const IMAGE: u16 = 40;
 }
 

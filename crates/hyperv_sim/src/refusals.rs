@@ -108,6 +108,9 @@ refusals! {
     AddFileInUse = "AddResourceSettings" Job FAILED: "the file belongs to another virtual machine";
     AddFileTwice = "AddResourceSettings" Job FAILED: "the file is attached to this virtual machine already";
     NoSuchResource = "ModifyResourceSettings" AtOnce INVALID_PARAMETER: "there is no such resource";
+    FeatureThere = "AddFeatureSettings" AtOnce INVALID_PARAMETER: "the connection has such a feature already";
+    BadVlan = "AddFeatureSettings" AtOnce INVALID_PARAMETER: "there is no such VLAN";
+    BootSourceFixed = "RemoveBootSourceSettings" AtOnce INVALID_PARAMETER: "the boot source belongs to a device";
     RemoveFixed = "RemoveResourceSettings" AtOnce INVALID_PARAMETER: "every virtual machine has this resource";
     RemoveHolding = "RemoveResourceSettings" AtOnce INVALID_STATE: "the drive still holds something";
 
@@ -125,7 +128,7 @@ refusals! {
     CreateReferencePoint = "CreateReferencePoint" AtOnce NOT_SUPPORTED: "this host makes reference points of checkpoints only";
 
     // Export and import.
-    ExportRunningState = "ExportSystemDefinition" AtOnce INVALID_PARAMETER: "CopySnapshotConfiguration names no checkpoint of the virtual machine";
+    ExportNoCheckpoint = "ExportSystemDefinition" AtOnce INVALID_PARAMETER: "CopySnapshotConfiguration names no checkpoint of the virtual machine";
     ExportThere = "ExportSystemDefinition" Job FAILED: "the folder holds such files already";
     ImportInUse = "ImportSystemDefinition" AtOnce FILE: "the file belongs to a virtual machine of this host";
     ImportMissing = "ImportSystemDefinition" Job FAILED: "the file is missing";

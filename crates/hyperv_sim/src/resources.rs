@@ -10,6 +10,7 @@ use wsman::ObjectPath;
 use crate::cim::{Bag, Embedded, V2, Value, find};
 use crate::definition::{Definition, kind, path_text, resource, subtype};
 use crate::failure::Failure;
+use crate::refusals::Refusal;
 use crate::state::guid;
 
 const IDE_SLOTS: u64 = 2;
@@ -27,6 +28,12 @@ pub(crate) fn prepare(
     wish: &Embedded,
     running: bool,
 ) -> Result<Bag, Failure> {
+    if !wish.class.is_a("CIM_ResourceAllocationSettingData") {
+        return Err(Failure::refused(
+            Refusal::WrongClass,
+            format!("{} is no resource", wish.class.name),
+        ));
+    }
     let sub = wish.text("ResourceSubType").unwrap_or_default();
     let resource_type = wish
         .number("ResourceType")
@@ -37,11 +44,12 @@ pub(crate) fn prepare(
     let mut bag = match resource_type {
         kind::SCSI_CONTROLLER => {
             if definition.of_kind(kind::SCSI_CONTROLLER).count() == SCSI_CONTROLLERS {
-                return Err(Failure::invalid(
+                return Err(Failure::refused(
+                    Refusal::TooManyControllers,
                     "a virtual machine has at most 4 SCSI controllers",
                 ));
             }
-            need_off(running, "a SCSI controller")?;
+            need_off(running, Refusal::HotController, "a SCSI controller")?;
             resource(
                 "Msvm_ResourceAllocationSettingData",
                 resource_type,
@@ -57,7 +65,10 @@ pub(crate) fn prepare(
             let nic = parent(definition, wish)
                 .filter(|bag| bag.number("ResourceType") == Some(kind::NIC));
             let nic = nic.ok_or_else(|| {
-                Failure::invalid("Parent names no network adapter of this virtual machine")
+                Failure::refused(
+                    Refusal::NoParent,
+                    "Parent names no network adapter of this virtual machine",
+                )
             })?;
             let id = format!(r"{}\C", nic.instance_id());
             if definition.resource(&id).is_some() {
@@ -116,11 +127,12 @@ fn type_of(sub: &str) -> Option<u64> {
     .map(|(_, resource_type)| resource_type)
 }
 
-fn need_off(running: bool, what: &str) -> Result<(), Failure> {
+fn need_off(running: bool, row: Refusal, what: &str) -> Result<(), Failure> {
     if running {
-        Err(Failure::state(format!(
-            "{what} can only be changed while the virtual machine is off"
-        )))
+        Err(Failure::refused(
+            row,
+            format!("{what} can only be changed while the virtual machine is off"),
+        ))
     } else {
         Ok(())
     }
@@ -144,11 +156,15 @@ fn drive(
             Some(kind::IDE_CONTROLLER | kind::SCSI_CONTROLLER)
         )
     });
-    let controller = controller
-        .ok_or_else(|| Failure::invalid("Parent names no controller of this virtual machine"))?;
+    let controller = controller.ok_or_else(|| {
+        Failure::refused(
+            Refusal::NoParent,
+            "Parent names no controller of this virtual machine",
+        )
+    })?;
     let ide = controller.number("ResourceType") == Some(kind::IDE_CONTROLLER);
     if ide {
-        need_off(running, "an IDE drive")?;
+        need_off(running, Refusal::HotIde, "an IDE drive")?;
     }
     let slots = if ide { IDE_SLOTS } else { SCSI_SLOTS };
     let taken = |slot: u64| {
@@ -165,20 +181,20 @@ fn drive(
     {
         Some(Ok(slot)) if slot < slots => slot,
         Some(_) => {
-            return Err(Failure::invalid(format!(
-                "AddressOnParent is no slot from 0 to {}",
-                slots - 1
-            )));
+            return Err(Failure::refused(
+                Refusal::NoSuchSlot,
+                format!("AddressOnParent is no slot from 0 to {}", slots - 1),
+            ));
         }
         None => (0..slots)
             .find(|&slot| !taken(slot))
-            .ok_or_else(|| Failure::invalid("the controller is full"))?,
+            .ok_or_else(|| Failure::refused(Refusal::ControllerFull, "the controller is full"))?,
     };
     if taken(slot) {
-        return Err(Failure::invalid(format!(
-            "slot {slot} of {} is taken",
-            controller.instance_id()
-        )));
+        return Err(Failure::refused(
+            Refusal::SlotTaken,
+            format!("slot {slot} of {} is taken", controller.instance_id()),
+        ));
     }
     let sub = match sub {
         "" if resource_type == kind::DVD_DRIVE => subtype::DVD_DRIVE,
@@ -213,8 +229,12 @@ fn storage(definition: &Definition, wish: &Embedded, sub: &str) -> Result<Bag, F
             Some(kind::DISK_DRIVE | kind::DVD_DRIVE)
         )
     });
-    let drive =
-        drive.ok_or_else(|| Failure::invalid("Parent names no drive of this virtual machine"))?;
+    let drive = drive.ok_or_else(|| {
+        Failure::refused(
+            Refusal::NoParent,
+            "Parent names no drive of this virtual machine",
+        )
+    })?;
     let dvd = drive.number("ResourceType") == Some(kind::DVD_DRIVE);
     let sub = match sub {
         "" if dvd => subtype::ISO,
@@ -230,7 +250,10 @@ fn storage(definition: &Definition, wish: &Embedded, sub: &str) -> Result<Bag, F
     let id = drive.instance_id();
     let id = format!(r"{}\L", id.strip_suffix(r"\D").unwrap_or(id));
     if definition.resource(&id).is_some() {
-        return Err(Failure::invalid("the drive holds something already"));
+        return Err(Failure::refused(
+            Refusal::DriveFilled,
+            "the drive holds something already",
+        ));
     }
     if wish.first("HostResource").unwrap_or_default().is_empty() {
         return Err(Failure::invalid("HostResource names no file"));
@@ -265,7 +288,8 @@ fn nic(
     device: &str,
 ) -> Result<Bag, Failure> {
     if definition.of_kind(kind::NIC).count() == NICS {
-        return Err(Failure::invalid(
+        return Err(Failure::refused(
+            Refusal::TooManyAdapters,
             "a virtual machine has at most 8 network adapters",
         ));
     }
@@ -277,7 +301,7 @@ fn nic(
         ));
     }
     if legacy || definition.generation() == 1 {
-        need_off(running, "a network adapter")?;
+        need_off(running, Refusal::HotAdapter, "a network adapter")?;
     }
     let (class, sub) = if legacy {
         ("Msvm_EmulatedEthernetPortSettingData", subtype::LEGACY_NIC)
@@ -373,12 +397,14 @@ pub(crate) fn remove(
     let bag = bag.ok_or_else(|| Failure::invalid(format!("there is no resource {instance_id}")))?;
     match bag.number("ResourceType") {
         Some(kind::PROCESSOR | kind::MEMORY | kind::IDE_CONTROLLER) | None => {
-            return Err(Failure::invalid(format!(
-                "{} cannot be removed",
-                bag.text("ElementName")
-            )));
+            return Err(Failure::refused(
+                Refusal::RemoveFixed,
+                format!("{} cannot be removed", bag.text("ElementName")),
+            ));
         }
-        Some(kind::SCSI_CONTROLLER) => need_off(running, "a SCSI controller")?,
+        Some(kind::SCSI_CONTROLLER) => {
+            need_off(running, Refusal::HotController, "a SCSI controller")?;
+        }
         Some(kind::DISK_DRIVE | kind::DVD_DRIVE | kind::STORAGE) => {
             let mut top = bag;
             while let Some(parent) = definition.parent_of(top) {
@@ -387,7 +413,7 @@ pub(crate) fn remove(
             if top.number("ResourceType") == Some(kind::IDE_CONTROLLER)
                 && bag.text("ResourceSubType") != subtype::ISO
             {
-                need_off(running, "an IDE drive")?;
+                need_off(running, Refusal::HotIde, "an IDE drive")?;
             }
         }
         Some(_) => {}
@@ -407,17 +433,23 @@ pub(crate) fn remove(
         .iter()
         .any(|child| child.number("ResourceType") != Some(kind::CONNECTION))
     {
-        return Err(Failure::state(format!(
-            "{instance_id} still holds something; remove that first"
-        )));
+        return Err(Failure::refused(
+            Refusal::RemoveHolding,
+            format!("{instance_id} still holds something; remove that first"),
+        ));
     }
     let gone: Vec<String> = children
         .iter()
         .map(|child| child.instance_id().to_owned())
         .chain(std::iter::once(id))
         .collect();
-    definition
-        .resources
-        .retain(|bag| !gone.iter().any(|gone| gone == bag.instance_id()));
+    // Features have their connection's InstanceID in front.
+    let goes = |bag: &Bag| {
+        gone.iter().any(|gone| {
+            let rest = bag.instance_id().strip_prefix(gone.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('\\'))
+        })
+    };
+    definition.resources.retain(|bag| !goes(bag));
     Ok(())
 }

@@ -106,8 +106,8 @@ pub(crate) struct Knobs {
     pub(crate) suspend_millis: u64,
     /// Bytes of virtual disk a merge passes in a second; 0: no limit.
     pub(crate) merge_bytes_per_second: u64,
-    /// Whether exporting the configuration of a backup checkpoint without its disks keeps the VM's files from being
-    /// merged until it is turned off or saved; seen by others, not confirmed, so both can be had.
+    /// Whether an export without disks switches merging off for the VM (Msvm_DiskMergeSettingData); seen by others,
+    /// not confirmed, so both can be had.
     pub(crate) export_locks_chain: bool,
 }
 
@@ -211,7 +211,7 @@ pub(crate) struct Vm {
     /// A client ended the merge of its files; it begins anew after the next job of the VM.
     #[serde(default)]
     pub(crate) merge_put_off: bool,
-    /// An export holds its files: nothing is merged until the VM is turned off or saved.
+    /// Merging is switched off for its files.
     #[serde(default)]
     pub(crate) chain_locked: bool,
     /// Key protector, in the host's own form.

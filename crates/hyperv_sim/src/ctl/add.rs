@@ -220,18 +220,26 @@ fn copy_disk(engine: &Engine, disk: &DiskAdd) -> Result<WinPath, CtlError> {
     if let Some(folder) = local.parent() {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
-    copy_sparse(source, &local).map_err(io)?;
+    copy_sparse(&source, &local).map_err(io)?;
     Ok(path)
 }
 
 /// Copies a file without filling its holes.
-fn copy_sparse(mut source: File, target: &Path) -> std::io::Result<()> {
-    const PIECE: usize = 64 * 1024;
+fn copy_sparse(source: &File, target: &Path) -> std::io::Result<()> {
     let mut temporary = target.as_os_str().to_owned();
     temporary.push(".new");
-    let mut out = File::create(&temporary)?;
+    let out = File::create(&temporary)?;
+    copy_holes(source, &out)?;
+    drop(out);
+    std::fs::rename(temporary, target)
+}
+
+/// Copies the content of a file into an empty one without filling its holes.
+pub(crate) fn copy_holes(mut source: &File, mut out: &File) -> std::io::Result<()> {
+    const PIECE: usize = 64 * 1024;
     let mut buffer = vec![0; PIECE];
     let length = source.metadata()?.len();
+    source.seek(SeekFrom::Start(0))?;
     let mut left = length;
     while left > 0 {
         let piece = &mut buffer[..usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
@@ -243,7 +251,5 @@ fn copy_sparse(mut source: File, target: &Path) -> std::io::Result<()> {
         }
         left -= u64::try_from(piece.len()).unwrap_or(left);
     }
-    out.set_len(length)?;
-    drop(out);
-    std::fs::rename(temporary, target)
+    out.set_len(length)
 }

@@ -11,6 +11,7 @@ mod fault_rule;
 mod reply;
 mod show;
 
+pub(crate) use add::copy_holes;
 pub(crate) use client::ControlFile;
 pub use client::ctl;
 pub(crate) use execute::execute;

@@ -8,6 +8,7 @@ use crate::ctl::FaultRule;
 use crate::disks::{Hold, base_of, open_link, parse_path};
 use crate::failure::Failure;
 use crate::rct::Log;
+use crate::refusals::Refusal;
 use crate::state::{RctMark, Vm};
 use crate::winpath::same_path;
 
@@ -35,16 +36,20 @@ pub(super) fn changes(call: &Call<'_>) -> Result<Answer, Failure> {
         ))
     })?;
     if engine.fault(FaultRule::RctIdUnknown, &[&call.name], Some(vm.id)) {
-        return Err(Failure::invalid(format!(
-            "the change tracking id {id} is unknown"
-        )));
+        return Err(Failure::refused(
+            Refusal::ChangesUnknown,
+            format!("the change tracking id {id} is unknown"),
+        ));
     }
     let (info, _) = look(engine, &path)?;
     if offset.checked_add(length).is_none_or(|end| end > info.size) || length == 0 {
-        return Err(Failure::invalid(format!(
-            "offset {offset} and length {length} lead beyond the disk's end at {} bytes",
-            info.size
-        )));
+        return Err(Failure::refused(
+            Refusal::ChangesBeyond,
+            format!(
+                "offset {offset} and length {length} lead beyond the disk's end at {} bytes",
+                info.size
+            ),
+        ));
     }
     let base = base_of(&vm, &path)?;
     let guid_now = open_link(engine, &base, Hold::None)?.info.data_write_guid;

@@ -9,21 +9,20 @@ use super::answers::reference;
 use super::params::Settings;
 use super::system::{change_settings, definition_mut};
 use super::{Answer, Call, Operation, ResourceChange};
-use crate::cim::Bag;
+use crate::cim::{Bag, Embedded};
 use crate::definition::{Definition, DiskSlot, kind, path_text};
 use crate::disks::{Hold, VmDisks, open_chain, parse_path};
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
+use crate::refusals::Refusal;
 use crate::resources;
-use crate::state::Vm;
+use crate::state::{Power, Vm};
 use crate::winpath::same_path;
 
 pub(super) fn add(call: &Call<'_>) -> Result<Answer, Failure> {
     let settings = call.settings("AffectedConfiguration")?;
     if settings.checkpoint.is_some() && !settings.vm.planned {
-        return Err(Failure::state(
-            "the resources of a checkpoint cannot be changed",
-        ));
+        return Err(checkpoint_fixed());
     }
     let server = call.engine.name();
     let running = settings.vm.power.holds_disks();
@@ -92,6 +91,40 @@ pub(crate) fn add_resources(
         .collect())
 }
 
+fn no_such(id: &str) -> Failure {
+    Failure::refused(
+        Refusal::NoSuchResource,
+        format!("there is no resource {id}"),
+    )
+}
+
+fn checkpoint_fixed() -> Failure {
+    Failure::refused(
+        Refusal::CheckpointFixed,
+        "the resources of a checkpoint cannot be changed",
+    )
+}
+
+/// Refuses what a running VM cannot have changed.
+fn check_hot(settings: &Settings, id: &str, wish: &Embedded) -> Result<(), Failure> {
+    let bag = settings
+        .definition()
+        .and_then(|definition| definition.resource(id));
+    let processors = bag.filter(|bag| bag.number("ResourceType") == Some(kind::PROCESSOR));
+    let Some(processors) = processors.filter(|_| settings.vm.power != Power::Off) else {
+        return Ok(());
+    };
+    match wish.number("VirtualQuantity") {
+        Some(number) if processors.number("VirtualQuantity") != Some(number) => {
+            Err(Failure::refused(
+                Refusal::HotProcessor,
+                "the number of processors can only be changed while the virtual machine is off",
+            ))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 pub(super) fn modify(call: &Call<'_>) -> Result<Answer, Failure> {
     let mut changes = Vec::new();
     let mut vm_id = None;
@@ -101,14 +134,11 @@ pub(super) fn modify(call: &Call<'_>) -> Result<Answer, Failure> {
         let id = wish
             .text("InstanceID")
             .ok_or_else(|| Failure::invalid("ResourceSettings has no InstanceID"))?;
-        let settings = call
-            .settings_of(id)
-            .ok_or_else(|| Failure::invalid(format!("there is no resource {id}")))?;
+        let settings = call.settings_of(id).ok_or_else(|| no_such(id))?;
         if settings.checkpoint.is_some() && !settings.vm.planned {
-            return Err(Failure::state(
-                "the resources of a checkpoint cannot be changed",
-            ));
+            return Err(checkpoint_fixed());
         }
+        check_hot(&settings, id, &wish)?;
         if vm_id.is_some_and(|vm| vm != settings.vm.id) {
             return Err(Failure::invalid(
                 "the resources belong to several virtual machines",
@@ -165,13 +195,9 @@ pub(super) fn remove(call: &Call<'_>) -> Result<Answer, Failure> {
     let mut target: Option<Settings> = None;
     for epr in references {
         let id = epr.get("InstanceID").unwrap_or_default();
-        let settings = call
-            .settings_of(id)
-            .ok_or_else(|| Failure::invalid(format!("there is no resource {id}")))?;
+        let settings = call.settings_of(id).ok_or_else(|| no_such(id))?;
         if settings.checkpoint.is_some() && !settings.vm.planned {
-            return Err(Failure::state(
-                "the resources of a checkpoint cannot be changed",
-            ));
+            return Err(checkpoint_fixed());
         }
         if target.as_ref().is_some_and(|first| {
             first.vm.id != settings.vm.id || first.checkpoint != settings.checkpoint
@@ -257,10 +283,7 @@ pub(crate) fn check_disks(
     for bag in definition.of_kind(kind::STORAGE) {
         let path = parse_path(bag.first("HostResource"))?;
         if !engine.local(&path).is_file() {
-            return Err(Failure::new(
-                code::FAILED,
-                format!("'{path}' was not found"),
-            ));
+            return Err(Failure::failed(format!("'{path}' was not found")));
         }
     }
     let slots = definition.disk_slots();
@@ -287,7 +310,14 @@ pub(crate) fn check_disks(
                 "'{path}' is in use by the virtual machine {user}"
             )));
         }
-        open_chain(engine, &path, Hold::None)?;
+        // To the image service this code says that a file is missing, to the management service that it is in use.
+        open_chain(engine, &path, Hold::None).map_err(|failure| {
+            if failure.code == code::FILE {
+                Failure::failed(failure.message)
+            } else {
+                failure
+            }
+        })?;
     }
     Ok(())
 }

@@ -14,7 +14,8 @@ use crate::config_files::{self, CheckpointPart, ConfigFile};
 use crate::definition::{Definition, kind};
 use crate::disks::parse_path;
 use crate::engine::Engine;
-use crate::failure::{Failure, code};
+use crate::failure::Failure;
+use crate::refusals::Refusal;
 use crate::state::{Checkpoint, CheckpointKind, Vm, guid};
 use crate::winpath::WinPath;
 
@@ -29,8 +30,8 @@ pub(crate) fn import_call(call: &Call<'_>) -> Result<Answer, Failure> {
             .any(|vm| !vm.planned && config_files::paths(vm).contains(&file))
     });
     if in_use {
-        return Err(Failure::new(
-            code::FILE,
+        return Err(Failure::refused(
+            Refusal::ImportInUse,
             format!("'{file}' belongs to a virtual machine of this host; copy it first"),
         ));
     }
@@ -68,11 +69,14 @@ pub(crate) fn import(
         if there.imported_by == Some(job) {
             return Ok(imported(engine, vm_id));
         }
-        return Err(Failure::failed(format!(
-            "a virtual machine with the id {} is on this host already: {}",
-            guid(vm_id),
-            there.name()
-        )));
+        return Err(Failure::refused(
+            Refusal::ImportClash,
+            format!(
+                "a virtual machine with the id {} is on this host already: {}",
+                guid(vm_id),
+                there.name()
+            ),
+        ));
     }
     let mut definition = content.definition.under(vm_id);
     let vssd = &mut definition.vssd;
@@ -220,7 +224,8 @@ fn link(vm: &mut Vm, server: &str) {
 pub(crate) fn import_checkpoints_call(call: &Call<'_>) -> Result<Answer, Failure> {
     let vm = call.system("PlannedSystem")?;
     if !vm.planned {
-        return Err(Failure::invalid(
+        return Err(Failure::refused(
+            Refusal::NotPlanned,
             "PlannedSystem names a virtual machine that is realised",
         ));
     }

@@ -4,9 +4,12 @@
 //! files becomes an [`Operation`], which is kept with its job.
 
 mod answers;
+mod boot;
 mod changes;
 mod devices;
 mod export;
+mod features;
+mod fitness;
 mod image;
 mod image_work;
 mod import;
@@ -17,6 +20,7 @@ mod power;
 mod security;
 mod shadow;
 mod snapshot;
+mod summary;
 mod system;
 
 use std::sync::Arc;
@@ -29,7 +33,7 @@ use crate::cim::{Bag, Object, Value};
 use crate::ctl::FaultRule;
 use crate::definition::Definition;
 use crate::engine::Engine;
-use crate::failure::Failure;
+use crate::failure::{Failure, code};
 use crate::jobs::{Job, job_type};
 use crate::merge;
 use crate::state::Power;
@@ -51,10 +55,11 @@ pub(crate) enum Operation {
     AddResources { vm: Uuid, checkpoint: Option<Uuid>, resources: Vec<Bag> },
     ModifyResources { vm: Uuid, changes: Vec<ResourceChange> },
     Checkpoint { vm: Uuid, operation: CheckpointOperation },
-    Export { vm: Uuid, folder: String, checkpoints: Vec<Uuid>, subfolder: bool },
+    Export { vm: Uuid, plan: export::ExportPlan },
     Import { vm: Uuid, file: String, checkpoint_folder: Option<String> },
     ImportCheckpoints { vm: Uuid, folder: String },
     Validate { vm: Uuid },
+    Upgrade { vm: Uuid },
     Realize { vm: Uuid },
     Image { operation: ImageOperation },
     MergeDisks { vm: Uuid },
@@ -69,6 +74,7 @@ pub(crate) enum CheckpointOperation {
     Destroy { ids: Vec<Uuid> },
     Convert { id: Uuid, made: Uuid },
     DestroyReferencePoint { point: Uuid },
+    ClearState { id: Uuid },
 }
 
 /// A change to one resource.
@@ -107,11 +113,13 @@ impl Operation {
             } => job_type::STOP,
             Operation::Define { .. } => job_type::DEFINE,
             Operation::Destroy { .. } => job_type::DESTROY,
+            Operation::Upgrade { .. } => job_type::MODIFY,
             Operation::AddResources { .. } => job_type::ADD_RESOURCES,
             Operation::ModifyResources { .. } => job_type::MODIFY_RESOURCES,
             Operation::Checkpoint { operation, .. } => match operation {
                 CheckpointOperation::Create { .. } => job_type::CREATE_SNAPSHOT,
                 CheckpointOperation::Apply { .. } => job_type::APPLY_SNAPSHOT,
+                CheckpointOperation::ClearState { .. } => job_type::CLEAR_SNAPSHOT,
                 CheckpointOperation::Destroy { .. }
                 | CheckpointOperation::Convert { .. }
                 | CheckpointOperation::DestroyReferencePoint { .. } => job_type::DELETE_SNAPSHOT,
@@ -138,7 +146,8 @@ impl Operation {
                 CheckpointOperation::Destroy { .. } | CheckpointOperation::Convert { .. } => {
                     Some(32770)
                 }
-                CheckpointOperation::DestroyReferencePoint { .. } => None,
+                CheckpointOperation::DestroyReferencePoint { .. }
+                | CheckpointOperation::ClearState { .. } => None,
             },
             Operation::Export { .. } => Some(32773),
             Operation::Power { .. }
@@ -150,9 +159,22 @@ impl Operation {
             | Operation::Import { .. }
             | Operation::ImportCheckpoints { .. }
             | Operation::Validate { .. }
+            | Operation::Upgrade { .. }
             | Operation::Realize { .. }
             | Operation::Image { .. }
             | Operation::MergeDisks { .. } => None,
+        }
+    }
+
+    /// Gives a failure the code it has outside: for the management service, a missing file is a plain failure.
+    pub(crate) fn at_border(&self, failure: Failure) -> Failure {
+        let is_image = matches!(self, Operation::Image { .. });
+        if is_image || failure.code != code::FILE {
+            return failure;
+        }
+        Failure {
+            code: code::FAILED,
+            ..failure
         }
     }
 
@@ -191,12 +213,7 @@ impl Operation {
                 devices::modify_resources(engine, *vm, changes)
             }
             Operation::Checkpoint { vm, operation } => snapshot::perform(engine, *vm, operation),
-            Operation::Export {
-                vm,
-                folder,
-                checkpoints,
-                subfolder,
-            } => export::export(engine, *vm, folder, checkpoints, *subfolder),
+            Operation::Export { vm, plan } => export::export(engine, *vm, plan, job),
             Operation::Import {
                 vm,
                 file,
@@ -206,6 +223,7 @@ impl Operation {
                 import::import_checkpoints(engine, *vm, folder)
             }
             Operation::Validate { vm } => planned::validate(engine, *vm),
+            Operation::Upgrade { vm } => system::upgrade(engine, *vm),
             Operation::Realize { vm } => planned::realize(engine, *vm),
             Operation::Image { operation } => image_work::perform(engine, operation, job),
             Operation::MergeDisks { vm } => merge::work_off(engine, *vm, job),

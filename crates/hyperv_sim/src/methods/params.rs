@@ -5,8 +5,9 @@ use wsman::Epr;
 
 use super::Call;
 use crate::cim::{Embedded, V2, find, read_embedded};
-use crate::definition::owner_of;
+use crate::definition::{Definition, owner_of};
 use crate::failure::Failure;
+use crate::refusals::Refusal;
 use crate::state::Vm;
 
 /// Settings of a VM: the active ones, or those of a checkpoint.
@@ -14,6 +15,19 @@ use crate::state::Vm;
 pub(crate) struct Settings {
     pub(crate) vm: Vm,
     pub(crate) checkpoint: Option<Uuid>,
+}
+
+impl Settings {
+    /// Returns the settings themselves; nothing where their checkpoint is gone.
+    pub(crate) fn definition(&self) -> Option<&Definition> {
+        match self.checkpoint {
+            None => Some(&self.vm.definition),
+            Some(id) => self
+                .vm
+                .checkpoint(id)
+                .map(|checkpoint| &checkpoint.definition),
+        }
+    }
 }
 
 impl Call<'_> {
@@ -72,7 +86,12 @@ impl Call<'_> {
     /// Returns the VM a reference to a computer system names.
     pub(crate) fn system(&self, name: &str) -> Result<Vm, Failure> {
         let epr = self.reference(name)?;
-        let gone = || Failure::invalid(format!("{name} names no virtual machine of this host"));
+        let gone = || {
+            Failure::refused(
+                Refusal::NoSuchSystem,
+                format!("{name} names no virtual machine of this host"),
+            )
+        };
         let class = find(V2, epr.class()).ok_or_else(gone)?;
         let id = epr
             .get("Name")
@@ -115,15 +134,19 @@ impl Call<'_> {
     /// Returns the VM and checkpoint a reference to a checkpoint's settings names.
     pub(crate) fn checkpoint(&self, name: &str) -> Result<(Vm, Uuid), Failure> {
         let settings = self.settings(name)?;
-        let id = settings
-            .checkpoint
-            .ok_or_else(|| Failure::invalid(format!("{name} names no checkpoint")))?;
+        let id = settings.checkpoint.ok_or_else(|| {
+            Failure::refused(
+                Refusal::NoSuchCheckpoint,
+                format!("{name} names no checkpoint"),
+            )
+        })?;
         Ok((settings.vm, id))
     }
 }
 
 fn read(name: &str, text: &str) -> Result<Embedded, Failure> {
-    read_embedded(text).map_err(|what| Failure::invalid(format!("{name}: {what}")))
+    read_embedded(text)
+        .map_err(|what| Failure::refused(Refusal::UnknownProperty, format!("{name}: {what}")))
 }
 
 fn missing(name: &str) -> Failure {

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wsman::{ObjectPath, Value as WireValue};
+use wsman::Value as WireValue;
 
 use super::answers::{settings_path, system_path};
 use super::devices::check_disks;
+use super::fitness::{self, Rows};
 use super::{Answer, Call, Operation};
 use crate::clock::now;
 use crate::config_files;
-use crate::definition::{Definition, kind};
+use crate::definition::Definition;
 use crate::disks::{Hold, open_chain, parse_path};
 use crate::engine::Engine;
 use crate::failure::Failure;
+use crate::refusals::Refusal;
 use crate::state::{CheckpointKind, Vm, guid};
 use crate::winpath::same_path;
 
@@ -26,9 +28,10 @@ pub(crate) fn planned(
 ) -> Result<Answer, Failure> {
     let vm = call.system(parameter)?;
     if !vm.planned {
-        return Err(Failure::invalid(format!(
-            "{parameter} names a virtual machine that is realised"
-        )));
+        return Err(Failure::refused(
+            Refusal::NotPlanned,
+            format!("{parameter} names a virtual machine that is realised"),
+        ));
     }
     let answer = call.job(Some(vm.id), operation(vm.id))?;
     Ok(answer.with("ResultingSystem", WireValue::Null))
@@ -47,42 +50,24 @@ fn check(engine: &Engine, vm: &Vm) -> Result<(), Failure> {
         .iter()
         .find(|checkpoint| checkpoint.kind == CheckpointKind::Missing)
     {
-        return Err(Failure::failed(format!(
-            "the configuration of checkpoint {} is missing; import or destroy it",
-            guid(missing.id)
-        )));
+        return Err(Failure::refused(
+            Refusal::RealizeCheckpoint,
+            format!(
+                "the configuration of checkpoint {} is missing; import or destroy it",
+                guid(missing.id)
+            ),
+        ));
     }
     for definition in vm.definitions() {
         check_disks(engine, vm.id, definition)?;
-        for connection in definition.of_kind(kind::CONNECTION) {
-            let switch = connection.first("HostResource");
-            if !switch.is_empty()
-                && connection.number("EnabledState") != Some(3)
-                && !switch_exists(engine, switch)
-            {
-                return Err(Failure::failed(format!(
-                    "the virtual switch of '{}' was not found: {switch}",
-                    connection.instance_id()
-                )));
-            }
-        }
+        let rows = Rows {
+            memory: Refusal::RealizeMemory,
+            processors: Refusal::RealizeProcessors,
+            switch: Refusal::RealizeSwitch,
+        };
+        fitness::check(engine, definition, rows)?;
     }
     Ok(())
-}
-
-fn switch_exists(engine: &Engine, path: &str) -> bool {
-    let path: Option<ObjectPath> = path.parse().ok();
-    let id = path
-        .as_ref()
-        .and_then(|path| path.get("Name"))
-        .and_then(|id| Uuid::try_parse(id).ok());
-    engine.read(|state| {
-        state
-            .host
-            .switches
-            .iter()
-            .any(|switch| Some(switch.id) == id)
-    })
 }
 
 /// Makes a planned VM a real one.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::answers::system_path;
+use super::fitness::{self, Rows};
 use super::{Answer, Call, Operation};
 use crate::cim::Value;
 use crate::engine::Engine;
 use crate::failure::Failure;
+use crate::refusals::Refusal;
 use crate::state::Power;
 
 /// Methods of a computer system and of its shutdown component.
@@ -35,7 +37,12 @@ fn target(call: &Call<'_>, key: &str) -> Result<crate::state::Vm, Failure> {
 fn request_state_change(call: &Call<'_>) -> Result<Answer, Failure> {
     let vm = target(call, "Name")?;
     let wanted = call.need_number("RequestedState")?;
-    let wrong = || Failure::state(format!("the virtual machine is {}", vm.power.name()));
+    let wrong = || {
+        Failure::refused(
+            Refusal::WrongPower,
+            format!("the virtual machine is {}", vm.power.name()),
+        )
+    };
     let operation = match (wanted, vm.power) {
         (2, Power::Running) | (3, Power::Off) => return Err(wrong()),
         (2, Power::Paused | Power::Saved | Power::Off) => Operation::Power {
@@ -57,9 +64,10 @@ fn request_state_change(call: &Call<'_>) -> Result<Answer, Failure> {
         (10 | 11, Power::Running) => Operation::Restart { vm: vm.id },
         (6 | 9 | 10 | 11, _) => return Err(wrong()),
         (other, _) => {
-            return Err(Failure::invalid(format!(
-                "there is no requested state {other}"
-            )));
+            return Err(Failure::refused(
+                Refusal::UnknownPower,
+                format!("there is no requested state {other}"),
+            ));
         }
     };
     call.job(Some(vm.id), operation)
@@ -90,6 +98,14 @@ pub(crate) fn change(engine: &Arc<Engine>, vm_id: Uuid, to: Power) -> Result<Vec
     engine.with_disks(vm_id, |disks| {
         let vm = engine.need_vm(vm_id)?;
         if to.holds_disks() {
+            if !vm.power.holds_disks() {
+                let rows = Rows {
+                    memory: Refusal::StartMemory,
+                    processors: Refusal::StartProcessors,
+                    switch: Refusal::StartMissingSwitch,
+                };
+                fitness::check(engine, &vm.definition, rows)?;
+            }
             disks.attach_all(engine, &vm)?;
         } else {
             disks.detach_all(engine);
@@ -97,7 +113,6 @@ pub(crate) fn change(engine: &Arc<Engine>, vm_id: Uuid, to: Power) -> Result<Vec
         engine.update_vm(vm_id, |vm| {
             vm.power = to;
             vm.starved = false;
-            vm.chain_locked &= to.holds_disks();
             vm.definition.vssd.set("IsSaved", to == Power::Saved);
             Ok(())
         })

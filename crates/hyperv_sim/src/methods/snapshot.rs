@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::merge;
 use crate::reference_points;
+use crate::refusals::Refusal;
 use crate::state::{CheckpointKind, Vm, guid};
 
 const TYPE_FULL: u64 = 2;
@@ -24,10 +25,13 @@ pub(crate) fn call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failu
     if call.target.class.name == "Msvm_VirtualSystemReferencePointService" {
         return match method {
             "DestroyReferencePoint" => Some(destroy_reference_point(call)),
-            "CreateReferencePoint"
-            | "ExportReferencePoint"
-            | "ImportReferencePointMetadata"
-            | "RemoveAssociatedData" => Some(unsupported(method)),
+            "CreateReferencePoint" => Some(Err(Failure::refused(
+                Refusal::CreateReferencePoint,
+                "this host makes reference points of recovery checkpoints only",
+            ))),
+            "ExportReferencePoint" | "ImportReferencePointMetadata" | "RemoveAssociatedData" => {
+                Some(unsupported(method))
+            }
             _ => None,
         };
     }
@@ -37,7 +41,7 @@ pub(crate) fn call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failu
         "DestroySnapshot" => Some(destroy(call, "AffectedSnapshot", false)),
         "DestroySnapshotTree" => Some(destroy(call, "SnapshotSettingData", true)),
         "ConvertToReferencePoint" => Some(convert(call)),
-        "ClearSnapshotState" => Some(unsupported(method)),
+        "ClearSnapshotState" => Some(clear(call)),
         _ => None,
     }
 }
@@ -63,10 +67,18 @@ pub(crate) fn need_peace(engine: &Engine, vm: &Vm) -> Result<(), Failure> {
         })
     });
     if busy || merge::is_merging(vm) {
-        return Err(Failure::state(format!(
-            "{} is busy with a checkpoint, an export or a merge",
-            vm.name()
-        )));
+        let row = if busy {
+            Refusal::BusyWithJob
+        } else {
+            Refusal::BusyMerging
+        };
+        return Err(Failure::refused(
+            row,
+            format!(
+                "{} is busy with a checkpoint, an export or a merge",
+                vm.name()
+            ),
+        ));
     }
     Ok(())
 }
@@ -74,7 +86,8 @@ pub(crate) fn need_peace(engine: &Engine, vm: &Vm) -> Result<(), Failure> {
 fn create(call: &Call<'_>) -> Result<Answer, Failure> {
     let vm = call.system("AffectedSystem")?;
     if vm.planned {
-        return Err(Failure::state(
+        return Err(Failure::refused(
+            Refusal::SnapshotPlanned,
             "a planned virtual machine has no checkpoints of its own",
         ));
     }
@@ -82,9 +95,10 @@ fn create(call: &Call<'_>) -> Result<Answer, Failure> {
         TYPE_FULL => false,
         TYPE_RECOVERY => true,
         other => {
-            return Err(Failure::invalid(format!(
-                "this host does not take checkpoints of type {other}"
-            )));
+            return Err(Failure::refused(
+                Refusal::SnapshotType,
+                format!("this host does not take checkpoints of type {other}"),
+            ));
         }
     };
     let settings = call.embedded("SnapshotSettings")?;
@@ -92,7 +106,8 @@ fn create(call: &Call<'_>) -> Result<Answer, Failure> {
         .as_ref()
         .is_some_and(|settings| settings.class.name != "Msvm_VirtualSystemSnapshotSettingData")
     {
-        return Err(Failure::invalid(
+        return Err(Failure::refused(
+            Refusal::WrongClass,
             "SnapshotSettings is no Msvm_VirtualSystemSnapshotSettingData",
         ));
     }
@@ -107,7 +122,8 @@ fn create(call: &Call<'_>) -> Result<Answer, Failure> {
     }
     need_peace(call.engine, &vm)?;
     if !recovery && vm.definition.vssd.number("UserSnapshotType") == Some(2) {
-        return Err(Failure::state(
+        return Err(Failure::refused(
+            Refusal::SnapshotsDisabled,
             "checkpoints are disabled for this virtual machine",
         ));
     }
@@ -128,8 +144,8 @@ fn create(call: &Call<'_>) -> Result<Answer, Failure> {
         .disks()
         .any(|disk| disk.flag("PersistentReservationsSupported"));
     if (pass_through && !skip) || shared {
-        return Err(Failure::new(
-            code::NOT_SUPPORTED,
+        return Err(Failure::refused(
+            Refusal::SnapshotUnfit,
             "a disk of the virtual machine cannot be checkpointed",
         ));
     }
@@ -145,7 +161,8 @@ fn create(call: &Call<'_>) -> Result<Answer, Failure> {
 fn apply(call: &Call<'_>) -> Result<Answer, Failure> {
     let (vm, checkpoint) = call.checkpoint("Snapshot")?;
     if vm.power.holds_disks() {
-        return Err(Failure::state(
+        return Err(Failure::refused(
+            Refusal::ApplyRunning,
             "the virtual machine is running; turn it off or save it first",
         ));
     }
@@ -153,7 +170,10 @@ fn apply(call: &Call<'_>) -> Result<Answer, Failure> {
         .checkpoint(checkpoint)
         .is_some_and(|checkpoint| checkpoint.kind != CheckpointKind::User)
     {
-        return Err(Failure::state("only a user's checkpoint can be applied"));
+        return Err(Failure::refused(
+            Refusal::ApplyRecovery,
+            "only a user's checkpoint can be applied",
+        ));
     }
     need_peace(call.engine, &vm)?;
     job(
@@ -185,7 +205,8 @@ fn convert(call: &Call<'_>) -> Result<Answer, Failure> {
         .checkpoint(checkpoint)
         .is_some_and(|checkpoint| checkpoint.kind != CheckpointKind::Recovery)
     {
-        return Err(Failure::state(
+        return Err(Failure::refused(
+            Refusal::ConvertUser,
             "only a recovery checkpoint can become a reference point",
         ));
     }
@@ -195,6 +216,22 @@ fn convert(call: &Call<'_>) -> Result<Answer, Failure> {
         made: Uuid::new_v4(),
     };
     Ok(job(call, vm.id, operation)?.with("ResultingReferencePoint", wsman::Value::Null))
+}
+
+/// Throws away the memory a checkpoint of a running VM holds.
+fn clear(call: &Call<'_>) -> Result<Answer, Failure> {
+    let (vm, id) = call.checkpoint("SnapshotSettingData")?;
+    let holds = vm
+        .checkpoint(id)
+        .is_some_and(|checkpoint| checkpoint.definition.vssd.flag("IsSaved"));
+    if !holds {
+        return Err(Failure::refused(
+            Refusal::ClearNothing,
+            "the checkpoint holds no saved state",
+        ));
+    }
+    need_peace(call.engine, &vm)?;
+    job(call, vm.id, CheckpointOperation::ClearState { id })
 }
 
 fn destroy_reference_point(call: &Call<'_>) -> Result<Answer, Failure> {
@@ -252,6 +289,10 @@ pub(crate) fn perform(
         CheckpointOperation::Convert { id, made } => {
             reference_points::convert(engine, vm, *id, *made)?;
             affected.push(reference_point_path(engine, vm, *made));
+        }
+        CheckpointOperation::ClearState { id } => {
+            checkpoints::clear_state(engine, vm, *id)?;
+            affected.push(settings_path(engine, *id));
         }
         CheckpointOperation::DestroyReferencePoint { point } => {
             reference_points::destroy_reference_point(engine, vm, *point)?;

@@ -8,18 +8,19 @@ use wsman::Value as WireValue;
 use super::answers::{settings_path, system_path};
 use super::params::Settings;
 use super::snapshot::need_peace;
-use super::{Answer, Call, Operation, devices, export, import, planned};
-use crate::cim::{Embedded, Object, Value, instance, v2};
+use super::{Answer, Call, Operation, boot, devices, export, features, import, planned, summary};
+use crate::cim::Embedded;
 use crate::clock::{dmtf, now};
 use crate::config_files;
-use crate::definition::{Definition, kind};
+use crate::definition::{Definition, version_of};
 use crate::disks::parse_path;
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::merge;
 use crate::objects;
+use crate::refusals::Refusal;
 use crate::resources;
-use crate::state::{Vm, guid};
+use crate::state::{Power, Vm};
 
 /// Methods of the management service.
 pub(crate) fn call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failure>> {
@@ -40,16 +41,17 @@ pub(crate) fn call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failu
         "RealizePlannedSystem" => {
             planned::planned(call, "PlannedSystem", |vm| Operation::Realize { vm })
         }
-        "GetSummaryInformation" => summary(call),
-        "GetDefinitionFileSummaryInformation"
-        | "GetSizeOfSystemFiles"
-        | "AddFeatureSettings"
-        | "ModifyFeatureSettings"
-        | "RemoveFeatureSettings"
-        | "AddBootSourceSettings"
-        | "RemoveBootSourceSettings"
-        | "UpgradeSystemVersion"
-        | "ModifyServiceSettings" => Err(Failure::new(
+        "GetSummaryInformation" => summary::summary(call),
+        "GetDefinitionFileSummaryInformation" => summary::of_files(call),
+        "GetSizeOfSystemFiles" => summary::size_of_files(call),
+        "AddFeatureSettings" => features::add(call),
+        "ModifyFeatureSettings" => features::modify(call),
+        "RemoveFeatureSettings" => features::remove(call),
+        "AddBootSourceSettings" => boot::add_sources(call),
+        "RemoveBootSourceSettings" => boot::remove_sources(call),
+        "UpgradeSystemVersion" => upgrade_call(call),
+        "ModifyDiskMergeSettings" => modify_merging(call),
+        "ModifyServiceSettings" => Err(Failure::new(
             code::NOT_SUPPORTED,
             format!("{method} is not supported by this host"),
         )),
@@ -70,6 +72,9 @@ const HOSTS_OWN: [&str; 9] = [
     "Caption",
 ];
 
+/// Configuration version this host gives.
+const HOST_VERSION: &str = "10.0";
+
 /// Folders of a VM besides that of its configuration.
 const OTHER_ROOTS: [&str; 4] = [
     "SnapshotDataRoot",
@@ -81,7 +86,8 @@ const OTHER_ROOTS: [&str; 4] = [
 fn define_system(call: &Call<'_>, planned: bool) -> Result<Answer, Failure> {
     let settings = call.need_embedded("SystemSettings")?;
     if settings.class.name != "Msvm_VirtualSystemSettingData" {
-        return Err(Failure::invalid(
+        return Err(Failure::refused(
+            Refusal::WrongClass,
             "SystemSettings is no Msvm_VirtualSystemSettingData",
         ));
     }
@@ -133,7 +139,7 @@ pub(crate) fn new_definition(
         id,
         name,
         generation,
-        version.unwrap_or("10.0"),
+        version.unwrap_or(HOST_VERSION),
         &dmtf(now()),
     );
     let root = objects::default_data_root(engine);
@@ -164,7 +170,8 @@ fn apply_settings(
                 && !folders
                 && !crate::winpath::same_path(text, definition.vssd.text(name))
             {
-                return Err(Failure::state(
+                return Err(Failure::refused(
+                    Refusal::MoveConfiguration,
                     "the configuration folder of a virtual machine cannot be changed",
                 ));
             }
@@ -204,7 +211,8 @@ pub(crate) fn define(
 fn destroy_system(call: &Call<'_>) -> Result<Answer, Failure> {
     let vm = call.system("AffectedSystem")?;
     if vm.power.holds_disks() {
-        return Err(Failure::state(
+        return Err(Failure::refused(
+            Refusal::DestroyRunning,
             "the virtual machine is running; turn it off or save it first",
         ));
     }
@@ -252,6 +260,7 @@ fn modify_system(call: &Call<'_>) -> Result<Answer, Failure> {
         .ok_or_else(|| Failure::invalid(format!("there are no settings {id}")))?;
     let server = call.engine.name();
     change_settings(call.engine, &settings, |definition| {
+        boot::check_order(definition, &given, settings.vm.power.holds_disks())?;
         apply_settings(definition, &given, settings.vm.planned)?;
         definition.settle_boot_order(&server);
         Ok(())
@@ -272,6 +281,61 @@ pub(super) fn change_settings(
     })
 }
 
+fn upgrade_call(call: &Call<'_>) -> Result<Answer, Failure> {
+    let vm = call.system("ComputerSystem")?;
+    if vm.power != Power::Off {
+        return Err(Failure::refused(
+            Refusal::UpgradeRunning,
+            format!("the virtual machine is {}", vm.power.name()),
+        ));
+    }
+    if vm.definition.version() >= version_of(HOST_VERSION) {
+        return Err(Failure::refused(
+            Refusal::UpgradeNothing,
+            "the virtual machine has the newest version this host knows",
+        ));
+    }
+    call.job(Some(vm.id), Operation::Upgrade { vm: vm.id })
+}
+
+/// Gives a VM the host's configuration version.
+pub(crate) fn upgrade(engine: &Arc<Engine>, vm_id: Uuid) -> Result<Vec<String>, Failure> {
+    engine.with_disks(vm_id, |_| {
+        engine.update_vm(vm_id, |vm| {
+            vm.definition.vssd.set("Version", HOST_VERSION);
+            Ok(())
+        })
+    })?;
+    Ok(vec![
+        system_path(engine, vm_id, false),
+        settings_path(engine, vm_id),
+    ])
+}
+
+/// Switches merging for a VM off or on again.
+fn modify_merging(call: &Call<'_>) -> Result<Answer, Failure> {
+    let given = call.need_embedded("SettingData")?;
+    let id = given.text("InstanceID").unwrap_or_default();
+    let settings = call
+        .settings_of(id)
+        .filter(|settings| settings.checkpoint.is_none() && !settings.vm.planned);
+    let vm = settings
+        .ok_or_else(|| Failure::invalid("SettingData names no virtual machine"))?
+        .vm
+        .id;
+    let on = match given.number("EnabledState") {
+        Some(0) => false,
+        Some(1) => true,
+        Some(_) | None => return Err(Failure::invalid("EnabledState is 0 or 1")),
+    };
+    call.engine.update_vm(vm, |vm| {
+        vm.chain_locked = !on;
+        Ok(())
+    })?;
+    call.engine.start_merging(vm);
+    Ok(Answer::done())
+}
+
 pub(super) fn definition_mut(
     vm: &mut Vm,
     checkpoint: Option<Uuid>,
@@ -285,55 +349,4 @@ pub(super) fn definition_mut(
             .map(|checkpoint| &mut checkpoint.definition)
             .ok_or_else(|| Failure::invalid("the checkpoint is gone")),
     }
-}
-
-fn summary(call: &Call<'_>) -> Result<Answer, Failure> {
-    let wanted = call.references("SettingData")?;
-    let nil_arrays = call.engine.knobs().nil_arrays;
-    let systems: Vec<Vm> = call.engine.read(|state| {
-        state
-            .vms
-            .values()
-            .filter(|vm| !vm.planned)
-            .cloned()
-            .collect()
-    });
-    let mut items = Vec::new();
-    for vm in systems {
-        let id = format!("Microsoft:{}", guid(vm.id));
-        let asked = wanted.is_empty()
-            || wanted.iter().any(|epr| {
-                epr.get("InstanceID")
-                    .is_some_and(|asked| asked.eq_ignore_ascii_case(&id))
-            });
-        if asked {
-            let definition = &vm.definition;
-            let quantity = |kind| {
-                definition
-                    .of_kind(kind)
-                    .next()
-                    .and_then(|bag| bag.number("VirtualQuantity"))
-            };
-            let object = Object::new(v2("Msvm_SummaryInformation"))
-                .with("InstanceID", id)
-                .with("Name", guid(vm.id))
-                .with("ElementName", vm.name())
-                .with("EnabledState", vm.power.enabled_state())
-                .with("HealthState", 5_u64)
-                .with("NumberOfProcessors", quantity(kind::PROCESSOR).unwrap_or(1))
-                .with("MemoryUsage", quantity(kind::MEMORY).unwrap_or(0))
-                .with(
-                    "OperationalStatus",
-                    Value::numbers(objects::operational_status(call.engine, &vm)),
-                )
-                .with("CreationTime", definition.vssd.text("CreationTime"))
-                .with("Version", definition.vssd.text("Version"))
-                .with(
-                    "VirtualSystemSubType",
-                    definition.vssd.text("VirtualSystemSubType"),
-                );
-            items.push(WireValue::Instance(instance(&object, nil_arrays)));
-        }
-    }
-    Ok(Answer::done().with("SummaryInformation", WireValue::Array(items)))
 }

@@ -11,6 +11,7 @@ mod faults;
 mod inventory;
 mod machines;
 mod random;
+mod refusals;
 mod restore;
 mod shadow;
 mod support;
