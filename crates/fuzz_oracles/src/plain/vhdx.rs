@@ -61,16 +61,17 @@ impl Map {
         let ratio = (1 << 23) * self.sector / self.block;
         let chunk = block / ratio;
         let entry = u64::from_le_bytes(file.bytes(self.bat + (block + chunk) * 8));
-        let place = entry / MIB * MIB + offset % self.block;
+        // Only a block that is there has a place: the number in another entry may be anything.
+        let place = || entry / MIB * MIB + offset % self.block;
         match entry % 8 {
-            6 => Holds::At(place),
+            6 => Holds::At(place()),
             7 => {
                 let listed = self.bat + (chunk * (ratio + 1) + ratio) * 8;
                 let bitmap = u64::from_le_bytes(file.bytes(listed)) / MIB * MIB;
                 let bit = offset / self.sector % (1 << 23);
                 let [byte] = file.bytes(bitmap + bit / 8);
                 if byte >> (bit % 8) & 1 == 1 {
-                    Holds::At(place)
+                    Holds::At(place())
                 } else {
                     Holds::Parent
                 }
