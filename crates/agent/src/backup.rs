@@ -16,6 +16,7 @@ mod files;
 mod read;
 mod release;
 mod shadows;
+mod tracker;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ use shadows::Shadowed;
 pub(crate) use release::release;
 
 pub(crate) use convert::{CommittedDisk, Conversion, convert, drop_older};
+pub(crate) use tracker::Kept as KeptTrackerFacts;
 
 /// What the parts of one backup share.
 pub(crate) struct Backup<'a> {

@@ -127,10 +127,13 @@ pub(crate) async fn readiness(
 }
 
 /// Returns the inventory of a host.
-pub(crate) fn inventory(facts: &HostFacts, vms: &[VmSummary]) -> Inventory {
+pub(crate) fn inventory<'v>(
+    facts: &HostFacts,
+    vms: impl IntoIterator<Item = &'v VmSummary>,
+) -> Inventory {
     Inventory {
         host: identity(facts),
-        vms: vms.iter().map(inventory_vm).collect(),
+        vms: vms.into_iter().map(inventory_vm).collect(),
     }
 }
 

@@ -12,7 +12,7 @@ use hyperv::{CheckpointKind, Limits};
 use model::{Fence, JobId, VmId};
 use tracing::{info, warn};
 
-use crate::backup::{CommittedDisk, Conversion, convert, drop_older, release};
+use crate::backup::{CommittedDisk, Conversion, KeptTrackerFacts, convert, drop_older, release};
 use crate::clock;
 use crate::errors::host_error;
 use crate::job::JobError;
@@ -316,6 +316,17 @@ async fn conversion_of(
     };
     let facts = shared.host.facts().await.map_err(host_error)?;
     let known = shared.host.reference_points(vm).await.map_err(host_error)?;
+    // The frozen files are what the VM wrote to before the checkpoint, as they are again after the conversion.
+    let mut tracker = shared
+        .host
+        .vm(vm)
+        .await
+        .map_err(host_error)?
+        .tracker_facts();
+    tracker.leaves = frozen
+        .iter()
+        .map(|disk| (disk.attachment.clone(), disk.path.clone()))
+        .collect();
     let disks = frozen.iter().filter_map(|disk| {
         let leaf = disk.leaf()?;
         Some(CommittedDisk {
@@ -331,6 +342,7 @@ async fn conversion_of(
         known: known.into_iter().map(|point| point.id).collect(),
         point,
         disks: disks.collect(),
+        tracker: Some(KeptTrackerFacts::from(tracker)),
     }))
 }
 

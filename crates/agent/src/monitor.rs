@@ -49,6 +49,7 @@ impl Monitor {
     /// Watches until dropped.
     pub(crate) async fn run(&self, shared: &Shared, server: watch::Receiver<Agent>) {
         let mut sent: Option<Vec<InventoryVm>> = None;
+        let mut seen = hyperv::Inventory::new();
         loop {
             let begun = Instant::now();
             let (readiness, facts) = host::readiness(&shared.host, &shared.files).await;
@@ -66,9 +67,9 @@ impl Monitor {
             });
             if let (Readiness::Ready, Some(facts)) = (&new.readiness, &new.facts) {
                 let _turn = shared.inventory_turn.acquire().await;
-                match shared.host.vms().await {
-                    Ok(vms) => {
-                        let inventory = host::inventory(facts, &vms);
+                match seen.refresh(&shared.host).await {
+                    Ok(()) => {
+                        let inventory = host::inventory(facts, seen.vms());
                         if sent.as_ref() != Some(&inventory.vms) && send(&server, &inventory).await
                         {
                             sent = Some(inventory.vms);

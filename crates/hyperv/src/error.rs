@@ -194,6 +194,16 @@ pub enum Error {
         /// Why.
         refusal: ShadowRefusal,
     },
+    /// The host has stopped merging before it was done.
+    #[error("the host has left files of VM {vm} unmerged: {files}; {why}")]
+    NotMerged {
+        /// The VM.
+        vm: model::VmId,
+        /// The files.
+        files: String,
+        /// Why, or where to look.
+        why: &'static str,
+    },
     /// Something the driver itself refuses.
     #[error("{what}")]
     Refused {
@@ -239,9 +249,12 @@ impl Error {
                     ErrorKind::Failed
                 }
             },
-            Error::Return { code, .. } | Error::Job { code, .. } => kind_of_code(*code),
             Error::Shadow { refusal, .. } => refusal.kind(),
+            Error::Return { method, code } | Error::Job { method, code, .. } => {
+                kind_of_code(method, *code)
+            }
             Error::JobTimeout { .. } | Error::StillBusy { .. } => ErrorKind::Timeout,
+            Error::NotMerged { .. } => ErrorKind::Failed,
             Error::Cancelled { .. } => ErrorKind::Cancelled,
             Error::NoHyperV { .. } | Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::NotFound { .. } => ErrorKind::NotFound,
@@ -303,15 +316,20 @@ fn meaning(code: u32) -> &'static str {
     }
 }
 
-fn kind_of_code(code: u32) -> ErrorKind {
+/// What a caller can do about a code: those of CIM services (1 to 6) and of Hyper-V's (32768 and up).
+fn kind_of_code(method: &str, code: u32) -> ErrorKind {
     match code {
         1 | 32770 => ErrorKind::Unsupported,
+        2 | 32768 => ErrorKind::Failed,
         3 | 32772 | 32771 => ErrorKind::ResultUnknown,
         4 | 6 | 32773 | 32776 => ErrorKind::Refused,
         5 | 32775 => ErrorKind::WrongState,
         32769 => ErrorKind::AccessDenied,
         32774 => ErrorKind::InUse,
         32777 | 32778 => ErrorKind::Retry,
+        // One number, two meanings.
+        code::FILE if method.starts_with("Msvm_ImageManagementService.") => ErrorKind::NotFound,
+        code::FILE => ErrorKind::InUse,
         _ => ErrorKind::Failed,
     }
 }

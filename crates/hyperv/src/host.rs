@@ -3,6 +3,7 @@
 mod boot;
 mod changes;
 mod checkpoints;
+mod cluster;
 mod components;
 mod config;
 mod define;
@@ -12,15 +13,21 @@ mod facts;
 mod frozen;
 mod import;
 mod inventory;
+mod inventory_cache;
 mod jobs;
 mod marks;
 mod merging;
 mod objects;
+mod orphans;
+mod parts;
 mod power;
 mod reference_points;
 mod shadow;
 mod shadow_files;
 mod slots;
+mod tracker;
+pub mod unsupported;
+mod user_checkpoints;
 mod vm;
 
 use std::collections::HashMap;
@@ -39,14 +46,19 @@ pub use disks::{DiskFile, DiskFileKind, DiskFormat, VmDisk};
 pub use facts::{HostFacts, Readiness, VolumeFacts};
 pub use frozen::CheckpointFiles;
 pub use import::PlannedVm;
+pub use inventory_cache::Inventory;
 pub use marks::{Mark, NotOurs};
 pub use merging::ExportCheckpoints;
+pub use orphans::Orphan;
 pub use reference_points::{RctId, ReferencePoint};
 pub use shadow::{Shadow, ShadowRefusal, new_of_volume};
 pub use shadow_files::{CheckpointChain, ConfigPlace, VmFiles};
 pub use slots::{ParseSlotError, Slot};
+pub use tracker::TrackerFacts;
+pub use user_checkpoints::{Merge, MergeProgress};
 pub use vm::{
-    Activity, Checkpoint, CheckpointDisk, CheckpointKind, ConfigFile, Folders, VmFacts, VmSummary,
+    Activity, Checkpoint, CheckpointDisk, CheckpointKind, ConfigFile, ConfigVersion, Folders,
+    Replication, ReplicationRole, Security, VmFacts, VmSummary,
 };
 
 /// How long things on a host may take.
@@ -77,11 +89,21 @@ impl Default for Limits {
     }
 }
 
+/// What seldom changes on a host and is not asked for each time.
+#[derive(Debug, Default)]
+struct Known {
+    /// The operating system's build.
+    build: Option<u32>,
+    /// When the host was last seen to be no node of a cluster.
+    not_clustered_at: Option<tokio::time::Instant>,
+}
+
 /// A Hyper-V host. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub struct Host {
     session: Arc<CimSession>,
     services: Arc<Mutex<HashMap<&'static str, Epr>>>,
+    known: Arc<Mutex<Known>>,
     limits: Limits,
     cancel: CancellationToken,
 }
@@ -101,6 +123,7 @@ impl Host {
         Ok(Self {
             session: Arc::new(CimSession::new(endpoint)?),
             services: Arc::default(),
+            known: Arc::default(),
             limits: Limits::default(),
             cancel: CancellationToken::new(),
         })
@@ -171,6 +194,10 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(class, epr.clone());
         Ok(epr)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the host's own name, as object paths need it.

@@ -21,10 +21,12 @@ pub use files::{
     ChainError, Entry, FileError, FileErrorKind, HostFile, HostFiles, HostPathResolver, MapError,
     PathMap, ShadowView,
 };
+pub use host::unsupported;
 pub use host::{
     Activity, Changes, Checkpoint, CheckpointChain, CheckpointDisk, CheckpointFiles,
-    CheckpointKind, ConfigFile, ConfigPlace, DiskFile, DiskFileKind, DiskFormat, ExportCheckpoints,
-    Folders, Host, HostFacts, Limits, Mark, NotOurs, ParseSlotError, PlannedVm, RctId, Readiness,
-    ReferencePoint, Shadow, ShadowRefusal, Slot, TakenCheckpoint, VmDisk, VmFacts, VmFiles,
-    VmSummary, VolumeFacts, new_of_volume,
+    CheckpointKind, ConfigFile, ConfigPlace, ConfigVersion, DiskFile, DiskFileKind, DiskFormat,
+    ExportCheckpoints, Folders, Host, HostFacts, Inventory, Limits, Mark, Merge, MergeProgress,
+    NotOurs, Orphan, ParseSlotError, PlannedVm, RctId, Readiness, ReferencePoint, Replication,
+    ReplicationRole, Security, Shadow, ShadowRefusal, Slot, TakenCheckpoint, TrackerFacts, VmDisk,
+    VmFacts, VmFiles, VmSummary, VolumeFacts, new_of_volume,
 };

@@ -200,6 +200,9 @@ pub struct Nic {
     pub legacy: bool,
     /// The switch it is connected to.
     pub switch: Option<SwitchRef>,
+    /// Its VLAN, where its port is an access port of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
 }
 
 /// A virtual switch of a host.

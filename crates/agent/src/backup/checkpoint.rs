@@ -225,7 +225,7 @@ impl Backup<'_> {
 /// Refuses a VM with shared disks.
 fn check_shared(vm: &VmFacts) -> Result<(), JobError> {
     let mut unsupported = vm.summary.unsupported.iter();
-    match unsupported.find(|item| item.code == "shared-disk") {
+    match unsupported.find(|item| hyperv::unsupported::blocks_checkpoint(&item.code)) {
         None => Ok(()),
         Some(shared) => Err(JobError::failed(
             "shared-disk",

@@ -8,7 +8,7 @@ use model::{BaseRecord, DiskId, HostId, PointId, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Frozen;
-use super::{Backup, Committed};
+use super::{Backup, Committed, tracker};
 use crate::errors::host_error;
 use crate::home::Home;
 use crate::job::JobError;
@@ -41,6 +41,9 @@ pub(crate) struct Conversion {
     pub(crate) point: PointId,
     /// Its disks.
     pub(crate) disks: Vec<CommittedDisk>,
+    /// What must still hold when its RCT ids are used.
+    #[serde(default)]
+    pub(crate) tracker: Option<tracker::Kept>,
 }
 
 impl Backup<'_> {
@@ -68,6 +71,7 @@ impl Backup<'_> {
             known: points.into_iter().map(|point| point.id).collect(),
             point: committed.point,
             disks: disks.collect(),
+            tracker: Some(frozen.vm.tracker_facts().into()),
         };
         self.context.check()?;
         let records = convert(self.shared, self.journal, conversion.clone()).await?;
@@ -109,6 +113,7 @@ pub(crate) async fn convert(
         known,
         point,
         disks,
+        tracker: facts,
     } = conversion;
     let made = shared
         .host
@@ -120,6 +125,9 @@ pub(crate) async fn convert(
             owned.push(made.id.clone());
         }
     })?;
+    if let Some(facts) = facts {
+        tracker::keep(&shared.home, &made.id, facts)?;
+    }
     let records = disks.iter().filter_map(|disk| {
         let rct_id = made.rct_id(&disk.attachment)?;
         Some(BaseRecord {
@@ -149,6 +157,7 @@ pub(crate) async fn drop_older(
             .await
             .map_err(host_error)?;
         Owned::change(&shared.home, vm, |owned| owned.retain(|kept| kept != id))?;
+        tracker::forget(&shared.home, id)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use store::SessionKeys;
 use vhdx::Format;
 
 use super::checkpoint::Frozen;
-use super::{Backup, reasons_text};
+use super::{Backup, reasons_text, tracker};
 use crate::errors::{backup_error, chain_error, files_error, host_error, task_error};
 use crate::job::{JobContext, JobError};
 use crate::links::ServerLink;
@@ -148,7 +148,11 @@ impl Backup<'_> {
                     (Plan::Full, Some(reason))
                 }
                 Some((base, image, reread)) => {
-                    match self.changes(disk, identity, &base.rct_id, reread).await? {
+                    let answer = match self.distrust(frozen, disk, &base.reference_point)? {
+                        Some(reason) => Err(reason),
+                        None => self.changes(disk, identity, &base.rct_id, reread).await?,
+                    };
+                    match answer {
                         Ok(ranges) => {
                             parent = Some(base.point);
                             (
@@ -172,6 +176,17 @@ impl Backup<'_> {
             });
         }
         Ok((planned, parent))
+    }
+
+    /// Why the tracker is not even asked about a disk, given what held at its base.
+    fn distrust(
+        &self,
+        frozen: &Frozen,
+        disk: &VmDisk,
+        reference_point: &str,
+    ) -> Result<Option<FullReason>, JobError> {
+        let base = tracker::of(&self.shared.home, reference_point)?;
+        Ok(base.and_then(|base| frozen.vm.tracker_facts().distrust(&base, &disk.attachment)))
     }
 
     /// Asks the tracker; what it cannot tell makes this disk a full, not the job a failure.

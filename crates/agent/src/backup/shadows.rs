@@ -399,7 +399,7 @@ fn check(files: &VmFiles, vm: &VmFacts, excluded: &[VmDisk]) -> Result<(), JobEr
         .summary
         .unsupported
         .iter()
-        .find(|item| item.code == "shared-disk" && !is_out(&item.what));
+        .find(|item| hyperv::unsupported::blocks_checkpoint(&item.code) && !is_out(&item.what));
     match shared {
         None => Ok(()),
         Some(shared) => Err(JobError::failed(

@@ -1,7 +1,8 @@
 //! A session of typed requests: query, get, invoke, delete.
 //!
 //! Reading requests are repeated after a broken connection, a busy service or an expired enumeration; a method call is
-//! repeated only when it certainly has not run. The envelope size asked for grows when a reply does not fit.
+//! repeated only when it certainly has not run. The envelope size asked for grows when a reply does not fit, and with the
+//! number of batches an enumeration takes.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,8 +20,10 @@ use crate::{Error, ErrorKind};
 /// Envelope size asked for at first: what the oldest services give.
 const FIRST_ENVELOPE_BYTES: u32 = 153_600;
 const LAST_ENVELOPE_BYTES: u32 = 16 << 20;
-/// Objects per batch.
-const BATCH: u32 = 200;
+/// Largest batch asked for: what an enumeration holds at once beside what is kept of its objects.
+const BATCH_ENVELOPE_BYTES: u32 = 8 << 20;
+/// Objects per batch: the most a service gives. The size of the envelope is what bounds a batch.
+const BATCH: u32 = 32_000;
 /// Objects of one query.
 const MAX_OBJECTS: usize = 1 << 20;
 /// Batches without an object and without an end that are taken for a slow provider.
@@ -34,6 +37,10 @@ pub struct CimSession {
     transport: Transport,
     operation_timeout: Duration,
     envelope_bytes: AtomicU32,
+    /// Largest envelope asked for without need: batches grow to it. It comes down where the service refuses.
+    batch_bytes: AtomicU32,
+    /// Largest envelope asked for in a request that was answered.
+    proven_bytes: AtomicU32,
 }
 
 impl fmt::Debug for CimSession {
@@ -60,6 +67,8 @@ impl CimSession {
             transport: Transport::new(endpoint)?,
             operation_timeout: endpoint.operation_timeout,
             envelope_bytes: AtomicU32::new(FIRST_ENVELOPE_BYTES),
+            batch_bytes: AtomicU32::new(BATCH_ENVELOPE_BYTES),
+            proven_bytes: AtomicU32::new(0),
         })
     }
 
@@ -91,28 +100,41 @@ impl CimSession {
 
     /// Returns the objects a WQL query gives.
     pub async fn query(&self, namespace: &str, wql: &str) -> Result<Vec<Instance>, Error> {
-        let items = self
-            .enumerate(namespace, wql, EnumerationMode::Object)
-            .await?;
-        Ok(items
-            .into_iter()
-            .filter_map(|item| match item {
-                Item::Object(instance) | Item::Both(instance, _) => Some(instance),
+        self.query_map(namespace, wql, Some).await
+    }
+
+    /// Returns what `keep` makes of the objects a WQL query gives, as they arrive: of the objects themselves only one
+    /// batch is held at a time. An enumeration that has to begin again calls it again for objects it has seen.
+    pub async fn query_map<T>(
+        &self,
+        namespace: &str,
+        wql: &str,
+        mut keep: impl FnMut(Instance) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        self.enumerate(
+            namespace,
+            wql,
+            EnumerationMode::Object,
+            &mut |item| match item {
+                Item::Object(instance) | Item::Both(instance, _) => keep(instance),
                 Item::Epr(_) => None,
-            })
-            .collect())
+            },
+        )
+        .await
     }
 
     /// Returns references to the objects a WQL query gives.
     pub async fn query_eprs(&self, namespace: &str, wql: &str) -> Result<Vec<Epr>, Error> {
-        let items = self.enumerate(namespace, wql, EnumerationMode::Epr).await?;
-        Ok(items
-            .into_iter()
-            .filter_map(|item| match item {
+        self.enumerate(
+            namespace,
+            wql,
+            EnumerationMode::Epr,
+            &mut |item| match item {
                 Item::Epr(epr) | Item::Both(_, epr) => Some(epr),
                 Item::Object(_) => None,
-            })
-            .collect())
+            },
+        )
+        .await
     }
 
     /// Reads one object.
@@ -178,22 +200,26 @@ impl CimSession {
         )
     }
 
-    async fn enumerate(
+    async fn enumerate<T>(
         &self,
         namespace: &str,
         wql: &str,
         mode: EnumerationMode,
-    ) -> Result<Vec<Item>, Error> {
+        keep: &mut impl FnMut(Item) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let doing = format!("query {wql:?} in {namespace}");
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.enumerate_once(&doing, namespace, wql, mode).await {
+            let result = self
+                .enumerate_once(&doing, namespace, wql, mode, &mut *keep)
+                .await;
+            let error = match result {
                 Ok(items) => return Ok(items),
                 Err(error) => error,
             };
             let again = match error.fault_class() {
-                Some(FaultClass::EncodingLimit) => self.grow_envelope(),
+                Some(FaultClass::EncodingLimit) => self.shrink_batches() || self.grow_envelope(),
                 Some(FaultClass::InvalidContext) => tries < TRIES,
                 _ => false,
             };
@@ -204,13 +230,14 @@ impl CimSession {
         }
     }
 
-    async fn enumerate_once(
+    async fn enumerate_once<T>(
         &self,
         doing: &str,
         namespace: &str,
         wql: &str,
         mode: EnumerationMode,
-    ) -> Result<Vec<Item>, Error> {
+        keep: &mut impl FnMut(Item) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let resource_uri = uri::query_uri(namespace);
         let with_header = |operation| Request {
             header: Header {
@@ -229,8 +256,8 @@ impl CimSession {
         let Reply::Enumerate { mut batch, .. } = reply else {
             return Err(unexpected(doing, &reply));
         };
-        let mut items = Vec::new();
-        let mut empty = 0;
+        let mut kept = Vec::new();
+        let (mut seen, mut empty) = (0, 0);
         loop {
             let Items {
                 context,
@@ -238,9 +265,15 @@ impl CimSession {
                 end,
             } = batch;
             empty = if new.is_empty() { empty + 1 } else { 0 };
-            items.extend(new);
+            seen += new.len();
+            let crowded = new.len() > 1;
+            kept.extend(new.into_iter().filter_map(&mut *keep));
             if end {
-                return Ok(items);
+                return Ok(kept);
+            }
+            // A service that gives one object at a time does so whatever the size.
+            if crowded {
+                self.grow_batches();
             }
             let nonsense = |what: &str| Error::Nonsense {
                 doing: doing.to_owned(),
@@ -248,7 +281,7 @@ impl CimSession {
             };
             let context =
                 context.ok_or_else(|| nonsense("the enumeration neither ends nor goes on"))?;
-            if items.len() > MAX_OBJECTS || empty > MAX_EMPTY_BATCHES {
+            if seen > MAX_OBJECTS || empty > MAX_EMPTY_BATCHES {
                 return Err(nonsense("the enumeration does not end"));
             }
             batch = self.pull(doing, &with_header, context).await?;
@@ -357,6 +390,7 @@ impl CimSession {
             header.locale = Some("en-US".into());
         }
         let message_id = request.header.message_id.clone();
+        let asked_bytes = request.header.max_envelope_bytes.unwrap_or(0);
         let bytes = self.transport.send(doing, request.to_xml()).await?;
         let response = Response::parse(&bytes).map_err(|source| Error::Message {
             doing: doing.to_owned(),
@@ -379,7 +413,33 @@ impl CimSession {
                 what,
             });
         }
+        self.proven_bytes.fetch_max(asked_bytes, Ordering::Relaxed);
         Ok(response.reply)
+    }
+
+    /// Asks for larger batches from now on, as an enumeration goes on.
+    fn grow_batches(&self) {
+        let limit = self.batch_bytes.load(Ordering::Relaxed);
+        let grow = |bytes: u32| (bytes < limit).then(|| bytes.saturating_mul(4).min(limit));
+        let grown = self
+            .envelope_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
+        if let Ok(before) = grown {
+            tracing::debug!("asking for batches larger than {before} bytes");
+        }
+    }
+
+    /// Takes back a size that was asked for only to save requests; `false` where none was. [U] A service is to give what
+    /// fits its own limit when it is asked for more; one that refuses instead is met this way.
+    fn shrink_batches(&self) -> bool {
+        let proven = self.proven_bytes.load(Ordering::Relaxed);
+        let asked = self.envelope_bytes.load(Ordering::Relaxed);
+        let shrinks = 0 < proven && proven < asked.min(self.batch_bytes.load(Ordering::Relaxed));
+        if shrinks {
+            self.batch_bytes.store(proven, Ordering::Relaxed);
+            self.envelope_bytes.store(proven, Ordering::Relaxed);
+        }
+        shrinks
     }
 
     /// Doubles the envelope size asked for; `false` where it is at its end.

@@ -167,6 +167,7 @@ mod tests {
             capacity_bytes: 0,
             free_bytes: 0,
             block_bytes: 4096,
+            cluster_shared: false,
         }
     }
 

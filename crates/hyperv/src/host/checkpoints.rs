@@ -8,16 +8,22 @@ use model::{Consistency, ConsistencyWish, PowerState, VmId};
 use tokio::time::Instant;
 use wsman::{Instance, Properties, Value, wql_literal};
 
-use super::inventory::{activity, checkpoint, not_found, power_state};
+use super::inventory::{activity, checkpoint, checkpoint_kind, not_found, power_state};
 use super::marks::Mark;
 use super::objects::by_instance_id;
 use super::reference_points::{self, ReferencePoint};
-use super::vm::{Activity, Checkpoint, CheckpointKind};
+use super::vm::{Checkpoint, CheckpointKind};
 use super::{Host, objects};
 use crate::{Error, ErrorKind};
 
 /// SnapshotType of a recovery checkpoint: "vendor specific" in the documentation, used by every backup product.
 const RECOVERY: u16 = 32768;
+/// SnapshotType of a user's checkpoint.
+const FULL: u16 = 2;
+/// First build that knows GuestBackupType.
+const FIRST_BACKUP_TYPE_BUILD: u32 = 15063;
+/// GuestBackupType: databases in the guest count this as their backup, as they do on hosts that cannot be told.
+const BACKUP_TYPE_FULL: u8 = 1;
 
 /// A recovery checkpoint just taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,14 @@ pub struct TakenCheckpoint {
     pub consistency: Consistency,
     /// Why the wish was not met.
     pub note: Option<String>,
+    /// What the host warned of while taking it.
+    pub warning: Option<String>,
+}
+
+/// A checkpoint the host has made.
+pub(super) struct Made {
+    pub(super) id: String,
+    pub(super) warning: Option<String>,
 }
 
 impl Host {
@@ -85,7 +99,7 @@ impl Host {
                 }
             };
             if let Some(activity) = busy.filter(|_| start.elapsed() > limit) {
-                let what = format!("VM {vm} is still {}", doing(activity));
+                let what = format!("VM {vm} is still {activity}");
                 return Err(Error::StillBusy {
                     what,
                     waited: start.elapsed(),
@@ -120,9 +134,8 @@ impl Host {
                 (Consistency::Application, Level::Application)
             }
         };
-        let before = self.recovery_ids(vm).await?;
-        let error = match self.create_checkpoint(vm, level, &before).await {
-            Ok(id) => return self.named(id, mark, first, None).await,
+        let error = match self.create_recovery(vm, level).await {
+            Ok(made) => return self.named(made, mark, first, None).await,
             Err(error) => error,
         };
         let guest_failed = matches!(error, Error::Job { .. } | Error::Return { .. })
@@ -137,87 +150,116 @@ impl Host {
             "failed to take an application-consistent checkpoint of VM {vm}, taking a crash-consistent one: {error}"
         );
         self.wait_settled(vm).await?;
-        let before = self.recovery_ids(vm).await?;
-        let id = self.create_checkpoint(vm, Level::Crash, &before).await?;
-        self.named(id, mark, Consistency::Crash, Some(error.to_string()))
+        let made = self.create_recovery(vm, Level::Crash).await?;
+        self.named(made, mark, Consistency::Crash, Some(error.to_string()))
             .await
     }
 
     async fn named(
         &self,
-        id: String,
+        made: Made,
         mark: Mark,
         consistency: Consistency,
         note: Option<String>,
     ) -> Result<TakenCheckpoint, Error> {
-        let change = Instance::new(objects::SETTINGS)
-            .with("InstanceID", id.as_str())
-            .with("ElementName", mark.to_string());
+        let Made { id, warning } = made;
         // The name only helps people and the clean-up after a crash; the backup is good without it.
-        if let Err(error) = self.modify_settings(&change).await {
+        if let Err(error) = self.name_settings(&id, &mark.to_string()).await {
             tracing::warn!("failed to name checkpoint {id}: {error}");
         }
         Ok(TakenCheckpoint {
             id,
             consistency,
             note,
+            warning,
         })
     }
 
-    async fn recovery_ids(&self, vm: VmId) -> Result<HashSet<String>, Error> {
-        let all = self.checkpoints(vm).await?;
-        Ok(all
-            .into_iter()
-            .filter(|c| c.kind == CheckpointKind::Recovery)
-            .map(|c| c.id)
-            .collect())
-    }
-
-    async fn create_checkpoint(
-        &self,
-        vm: VmId,
-        level: Level,
-        before: &HashSet<String>,
-    ) -> Result<String, Error> {
-        let settings = Instance::new("Msvm_VirtualSystemSnapshotSettingData")
+    async fn create_recovery(&self, vm: VmId, level: Level) -> Result<Made, Error> {
+        let mut settings = Instance::new("Msvm_VirtualSystemSnapshotSettingData")
             .with("ConsistencyLevel", level.number())
             .with("IgnoreNonSnapshottableDisks", true);
+        // Older hosts refuse a property they do not know.
+        if level == Level::Application && self.os_build().await? >= FIRST_BACKUP_TYPE_BUILD {
+            settings.set("GuestBackupType", BACKUP_TYPE_FULL);
+        }
+        self.create_checkpoint_of(vm, CheckpointKind::Recovery, Value::embedded(&settings))
+            .await
+    }
+
+    /// Takes a checkpoint of a kind. Where the answer is lost, the checkpoint that is new since then is the result.
+    pub(super) async fn create_checkpoint_of(
+        &self,
+        vm: VmId,
+        kind: CheckpointKind,
+        settings: Value,
+    ) -> Result<Made, Error> {
+        let before = self.checkpoint_ids(vm, kind).await?;
+        let snapshot_type = if kind == CheckpointKind::Recovery {
+            RECOVERY
+        } else {
+            FULL
+        };
         let parameters = Properties::new()
             .with("AffectedSystem", objects::vm(vm))
-            .with("SnapshotSettings", Value::embedded(&settings))
-            .with("SnapshotType", RECOVERY);
+            .with("SnapshotSettings", settings)
+            .with("SnapshotType", snapshot_type);
         let result = self
             .call(objects::SNAPSHOTS, "CreateSnapshot", parameters)
             .await;
-        let found = match result {
-            Ok(done) => {
-                self.result_of(&done, "ResultingSnapshot", objects::SETTINGS)
-                    .await?
-            }
+        let done = match result {
+            Ok(done) => done,
             // The answer was lost or the job could not be followed: the checkpoint itself tells.
             Err(error) if error.kind() == ErrorKind::ResultUnknown => {
                 let mut lost = self.lost(error);
                 loop {
-                    if let Some(id) = only_new(&self.recovery_ids(vm).await?, before) {
+                    if let Some(id) = only_new(&self.checkpoint_ids(vm, kind).await?, &before) {
                         self.wait_settled(vm).await?;
-                        return Ok(id);
+                        return Ok(Made { id, warning: None });
                     }
                     lost = self.keep_looking(lost).await?;
                 }
             }
             Err(error) => return Err(error),
         };
-        if let Some(id) = found
-            .as_ref()
-            .and_then(|settings| settings.text("InstanceID"))
-        {
-            return Ok(id.to_owned());
-        }
-        let after = self.recovery_ids(vm).await?;
-        only_new(&after, before).ok_or_else(|| Error::Nonsense {
-            doing: "CreateSnapshot".into(),
-            what: format!("it succeeded, but which checkpoint of VM {vm} it made cannot be told"),
+        // A job may have dealt with the VM's own settings, too.
+        let affected = self
+            .results_of(&done, "ResultingSnapshot", objects::SETTINGS)
+            .await?;
+        let named = affected
+            .iter()
+            .filter(|settings| checkpoint_kind(settings) == Some(kind))
+            .filter_map(|settings| settings.text("InstanceID"))
+            .find(|id| !before.contains(*id));
+        let id = match named {
+            Some(id) => id.to_owned(),
+            None => {
+                let after = self.checkpoint_ids(vm, kind).await?;
+                only_new(&after, &before).ok_or_else(|| Error::Nonsense {
+                    doing: "CreateSnapshot".into(),
+                    what: format!(
+                        "it succeeded, but which checkpoint of VM {vm} it made cannot be told"
+                    ),
+                })?
+            }
+        };
+        Ok(Made {
+            id,
+            warning: done.warning,
         })
+    }
+
+    async fn checkpoint_ids(
+        &self,
+        vm: VmId,
+        kind: CheckpointKind,
+    ) -> Result<HashSet<String>, Error> {
+        let all = self.checkpoints(vm).await?;
+        Ok(all
+            .into_iter()
+            .filter(|checkpoint| checkpoint.kind == kind)
+            .map(|checkpoint| checkpoint.id)
+            .collect())
     }
 
     /// Turns a recovery checkpoint into a reference point; its disks are merged back in the background.
@@ -230,12 +272,7 @@ impl Host {
         checkpoint: &str,
         known: &[String],
     ) -> Result<ReferencePoint, Error> {
-        let exists = async || match self.checkpoint_settings(checkpoint).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        };
-        if exists().await? {
+        if !self.checkpoint_gone(checkpoint).await? {
             self.ensure_merging(vm).await;
             let parameters = Properties::new()
                 .with(
@@ -260,7 +297,7 @@ impl Host {
                 }
                 Err(error) if error.kind() == ErrorKind::ResultUnknown => {
                     let mut lost = self.lost(error);
-                    while exists().await? {
+                    while !self.checkpoint_gone(checkpoint).await? {
                         lost = self.keep_looking(lost).await?;
                     }
                 }
@@ -280,14 +317,11 @@ impl Host {
     /// Destroys a checkpoint; one that is gone is no error. Where the host refuses to, the checkpoint is converted and the
     /// reference point destroyed. Disks are merged in the background: see [`Host::wait_merged`].
     pub async fn destroy_checkpoint(&self, vm: VmId, checkpoint: &str) -> Result<(), Error> {
-        let gone = async || match self.checkpoint_settings(checkpoint).await {
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(error),
+        let recovery = match self.checkpoint_settings(checkpoint).await {
+            Ok(settings) => checkpoint_kind(&settings) == Some(CheckpointKind::Recovery),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
         };
-        if gone().await? {
-            return Ok(());
-        }
         self.ensure_merging(vm).await;
         let parameters = Properties::new().with(
             "AffectedSnapshot",
@@ -300,18 +334,14 @@ impl Host {
             return Ok(());
         };
         match error.kind() {
-            ErrorKind::NotFound if gone().await? => Ok(()),
-            ErrorKind::ResultUnknown => {
-                let mut lost = self.lost(error);
-                while !gone().await? {
-                    lost = self.keep_looking(lost).await?;
-                }
-                Ok(())
-            }
+            ErrorKind::NotFound if self.checkpoint_gone(checkpoint).await? => Ok(()),
+            ErrorKind::ResultUnknown => self.wait_checkpoint_gone(checkpoint, error).await,
             ErrorKind::WrongState
             | ErrorKind::Refused
             | ErrorKind::Failed
-            | ErrorKind::Unsupported => {
+            | ErrorKind::Unsupported
+                if recovery =>
+            {
                 tracing::warn!(
                     "the host refuses to destroy checkpoint {checkpoint}, converting it instead: {error}"
                 );
@@ -336,11 +366,36 @@ impl Host {
             ErrorKind::NotFound
             | ErrorKind::Retry
             | ErrorKind::AccessDenied
+            | ErrorKind::WrongState
             | ErrorKind::InUse
+            | ErrorKind::Refused
+            | ErrorKind::Unsupported
+            | ErrorKind::Failed
             | ErrorKind::Timeout
             | ErrorKind::Cancelled
             | ErrorKind::Protocol => Err(error),
         }
+    }
+
+    pub(super) async fn checkpoint_gone(&self, checkpoint: &str) -> Result<bool, Error> {
+        match self.checkpoint_settings(checkpoint).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the effect of a deletion whose answer was lost.
+    pub(super) async fn wait_checkpoint_gone(
+        &self,
+        checkpoint: &str,
+        error: Error,
+    ) -> Result<(), Error> {
+        let mut lost = self.lost(error);
+        while !self.checkpoint_gone(checkpoint).await? {
+            lost = self.keep_looking(lost).await?;
+        }
+        Ok(())
     }
 
     /// Returns whether a VM is there; [`Error::NotFound`] where it is not.
@@ -372,17 +427,4 @@ fn only_new(after: &HashSet<String>, before: &HashSet<String>) -> Option<String>
     let mut new = after.difference(before);
     let first = new.next()?;
     new.next().is_none().then(|| first.clone())
-}
-
-fn doing(activity: Activity) -> String {
-    match activity {
-        Activity::CreatingCheckpoint => "getting a checkpoint".into(),
-        Activity::ApplyingCheckpoint => "applying a checkpoint".into(),
-        Activity::DeletingCheckpoint => "deleting a checkpoint".into(),
-        Activity::WaitingToStart => "waiting to start".into(),
-        Activity::MergingDisks => "merging disks".into(),
-        Activity::Exporting => "being exported".into(),
-        Activity::Migrating => "being migrated".into(),
-        Activity::Other(status) => format!("busy (operational status {status})"),
-    }
 }

@@ -27,6 +27,7 @@ pub(super) struct DriveParts<'a> {
 pub(super) struct NicParts<'a> {
     pub(super) nic: &'a Instance,
     pub(super) connection: Option<&'a Instance>,
+    pub(super) vlan: Option<&'a Instance>,
 }
 
 impl Components {
@@ -99,13 +100,26 @@ impl Components {
         }
         let mut all: Vec<_> = self
             .of_type(resource_type::NIC)
-            .map(|nic| NicParts {
-                nic,
-                connection: connections.get(&id_key(nic)).copied(),
+            .map(|nic| {
+                let connection = connections.get(&id_key(nic)).copied();
+                NicParts {
+                    nic,
+                    connection,
+                    vlan: connection.and_then(|connection| self.vlan_of(connection)),
+                }
             })
             .collect();
         all.sort_by_key(|parts| is_legacy(parts.nic));
         all
+    }
+
+    /// [U] The settings of a port's VLAN belong to its connection (`Msvm_EthernetPortSettingDataComponent`); that their
+    /// InstanceID begins with the connection's, as that of every part begins with its owner's, was not seen.
+    fn vlan_of(&self, connection: &Instance) -> Option<&Instance> {
+        let owner = format!("{}\\", id_key(connection));
+        self.parts.iter().find(|part| {
+            part.class.eq_ignore_ascii_case(objects::VLAN) && id_key(part).starts_with(&owner)
+        })
     }
 
     pub(super) fn first_of_class(&self, class: &str) -> Option<&Instance> {
@@ -136,6 +150,11 @@ pub(super) fn media_path(media: &Instance) -> Option<&str> {
         .first()
         .and_then(Value::as_text)
         .filter(|path| !path.is_empty())
+}
+
+/// Whether a path is that of a VHD set.
+pub(super) fn is_vhd_set(path: &str) -> bool {
+    path.to_lowercase().ends_with(".vhds")
 }
 
 /// The file of a virtual hard disk; `None` for other media.

@@ -1,8 +1,7 @@
 //! Settings objects read as a [`VmConfig`].
 
 use model::{
-    Controller, ControllerKind, Drive, Generation, Media, Memory, Nic, SwitchRef, Unsupported,
-    VmConfig, VmId,
+    Controller, ControllerKind, Drive, Generation, Media, Memory, Nic, SwitchRef, VmConfig, VmId,
 };
 use wsman::Instance;
 
@@ -10,18 +9,12 @@ use super::components::{Components, NicParts, disk_path, has_subtype, is_legacy,
 use super::objects::{self, path_key, resource_type};
 use crate::Error;
 
-/// What a VM's settings say, without its boot entries (those need further requests).
-pub(super) struct ReadConfig {
-    pub(super) config: VmConfig,
-    pub(super) unsupported: Vec<Unsupported>,
-}
-
-/// Reads settings and their parts.
+/// Reads settings and their parts, without the boot entries: those need further requests.
 pub(super) fn read(
     settings: &Instance,
     parts: &Components,
     switches: &[SwitchRef],
-) -> Result<ReadConfig, Error> {
+) -> Result<VmConfig, Error> {
     let id = vm_id(settings)?;
     let memory = parts.of_type(resource_type::MEMORY).next();
     let mib = |name: &str| memory.and_then(|memory| memory.u64(name)).unwrap_or(0);
@@ -38,7 +31,7 @@ pub(super) fn read(
             .filter(|text| !text.is_empty())
             .map(str::to_owned)
     };
-    let config = VmConfig {
+    Ok(VmConfig {
         id,
         name: settings.text("ElementName").unwrap_or_default().to_owned(),
         generation: generation(settings),
@@ -75,10 +68,6 @@ pub(super) fn read(
             .iter()
             .map(|nic| read_nic(nic, switches))
             .collect(),
-    };
-    Ok(ReadConfig {
-        config,
-        unsupported: unsupported(parts),
     })
 }
 
@@ -131,9 +120,13 @@ fn controllers(parts: &Components) -> Vec<Controller> {
                     (Some(path), _) => Media::Disk {
                         path: path.to_owned(),
                     },
-                    (None, Some(path)) if has_subtype(media, objects::SUBTYPE_ISO) => Media::Iso {
-                        path: path.to_owned(),
-                    },
+                    (None, Some(path))
+                        if has_subtype(media, objects::SUBTYPE_ISO) && !is_drive(path) =>
+                    {
+                        Media::Iso {
+                            path: path.to_owned(),
+                        }
+                    }
                     (None, _) => Media::Empty,
                 },
                 None => Media::Empty,
@@ -148,6 +141,11 @@ fn controllers(parts: &Components) -> Vec<Controller> {
     // Generation 1 VMs always have both IDE controllers; what matters is only that none is listed twice.
     all.dedup_by_key(|controller| (controller.kind, controller.number));
     all
+}
+
+/// Whether the "file" of a CD is a drive of the host: that is no part of the VM, and its own drive reads as empty.
+fn is_drive(path: &str) -> bool {
+    path.to_lowercase().contains(":win32_cdromdrive.")
 }
 
 fn read_nic(parts: &NicParts<'_>, switches: &[SwitchRef]) -> Nic {
@@ -166,7 +164,14 @@ fn read_nic(parts: &NicParts<'_>, switches: &[SwitchRef]) -> Nic {
         switch: parts
             .connection
             .and_then(|connection| connected_switch(connection, switches)),
+        vlan: parts.vlan.and_then(access_vlan),
     }
+}
+
+/// The VLAN of a port in access mode (1); other modes are named as unsupported.
+fn access_vlan(vlan: &Instance) -> Option<u16> {
+    let id = vlan.u16("AccessVlanId").filter(|&id| id != 0)?;
+    (vlan.u32("OperationMode") == Some(1)).then_some(id)
 }
 
 /// The switch of a connection; `None` where it is switched off or leads nowhere.
@@ -187,52 +192,6 @@ fn connected_switch(connection: &Instance, switches: &[SwitchRef]) -> Option<Swi
             .to_owned(),
     };
     Some(known.cloned().unwrap_or_else(remembered))
-}
-
-fn unsupported(parts: &Components) -> Vec<Unsupported> {
-    let mut found = Vec::new();
-    let mut add = |code: &str, what: String| {
-        found.push(Unsupported {
-            code: code.to_owned(),
-            what,
-        });
-    };
-    for drive in parts.drives() {
-        if has_subtype(drive.drive, objects::SUBTYPE_PASS_THROUGH) {
-            add(
-                "pass-through",
-                format!(
-                    "the disk at {} is a physical disk of the host and is not backed up",
-                    drive.slot
-                ),
-            );
-        }
-        let Some(media) = drive.media else { continue };
-        let path = disk_path(media).unwrap_or_default();
-        let set = path.to_lowercase().ends_with(".vhds");
-        if set || media.bool("PersistentReservationsSupported") == Some(true) {
-            add(
-                "shared-disk",
-                format!("the disk {path} at {} is shared between VMs", drive.slot),
-            );
-        }
-    }
-    let security = parts.first_of_class(objects::SECURITY);
-    if security.and_then(|security| security.bool("TpmEnabled")) == Some(true) {
-        add(
-            "vtpm",
-            "the VM has a virtual TPM; its keys stay on the host and are not part of a backup"
-                .into(),
-        );
-    }
-    let fibre_channel = parts.of_type(resource_type::FIBRE_CHANNEL).count();
-    if fibre_channel > 0 {
-        let what = format!(
-            "the VM has {fibre_channel} virtual Fibre Channel adapter(s); disks behind them are not backed up"
-        );
-        add("fibre-channel", what);
-    }
-    found
 }
 
 /// Numbers of SCSI controllers a configuration needs.
@@ -312,6 +271,11 @@ mod tests {
             .with("EnabledState", state)
             .with("LastKnownSwitchName", "gone")
         };
+        let vlan = |nic: &str, mode: u32, id: u16| {
+            part(objects::VLAN, &format!(r"{nic}\C\V"), 0, "")
+                .with("OperationMode", mode)
+                .with("AccessVlanId", id)
+        };
         let parts = vec![
             part(
                 objects::RESOURCE,
@@ -338,7 +302,18 @@ mod tests {
                 resource_type::FIBRE_CHANNEL,
                 "",
             ),
-            Instance::new(objects::SECURITY).with("TpmEnabled", "true"),
+            part(
+                objects::STORAGE,
+                "F1",
+                resource_type::MEDIA,
+                objects::SUBTYPE_FLOPPY,
+            )
+            .with("HostResource", Value::texts([r"C:\boot.vfd"])),
+            Instance::new(objects::SECURITY)
+                .with("TpmEnabled", "true")
+                .with("ShieldingRequested", "TRUE"),
+            vlan("N1", 1, 42),
+            vlan("N2", 2, 43),
         ];
         let known = [SwitchRef {
             id: "ABC-1".into(),
@@ -346,10 +321,8 @@ mod tests {
         }];
         let parts = Components { parts };
         let read_with = |switches: &[SwitchRef]| read(&settings, &parts, switches).unwrap();
-        let ReadConfig {
-            config,
-            unsupported,
-        } = read_with(&known);
+        let config = read_with(&known);
+        let unsupported = crate::host::unsupported::of_parts(&parts);
         let codes: Vec<&str> = unsupported
             .iter()
             .map(|found| found.code.as_str())
@@ -357,11 +330,14 @@ mod tests {
         assert_eq!(
             codes,
             [
-                "shared-disk",
+                "vhd-set",
                 "pass-through",
                 "shared-disk",
+                "floppy",
                 "vtpm",
-                "fibre-channel"
+                "shielded",
+                "fibre-channel",
+                "vlan-mode"
             ]
         );
         let media: Vec<&Media> = config.controllers[0]
@@ -392,10 +368,9 @@ mod tests {
         };
         assert_eq!(switches(&config), [Some("LAN".into()), None, None]);
         // A switch that is gone is called by the name the connection remembers.
-        assert_eq!(
-            switches(&read_with(&[]).config),
-            [Some("gone".into()), None, None]
-        );
+        assert_eq!(switches(&read_with(&[])), [Some("gone".into()), None, None]);
+        let vlans: Vec<Option<u16>> = config.nics.iter().map(|nic| nic.vlan).collect();
+        assert_eq!(vlans, [Some(42), None, None]);
         assert_eq!(
             (config.nics[0].mac.as_deref(), config.nics[2].mac.as_deref()),
             (Some("00155D000001"), None)

@@ -249,16 +249,30 @@ impl Host {
         let settings = self.active_settings(&objects::vm(vm)).await?;
         let parts = self.components(&settings).await?;
         let drive = parts.drives().into_iter().find(|drive| drive.slot == slot);
-        if drive
+        let Some((media, old)) = drive
             .and_then(|drive| drive.media)
-            .and_then(disk_path)
-            .is_none()
-        {
+            .and_then(|media| Some((media, disk_path(media)?.to_owned())))
+        else {
             return Err(Error::NotFound {
                 what: format!("a disk at {slot} of VM {vm}"),
             });
+        };
+        match self.put_disk(&settings, slot, path).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                tracing::debug!(
+                    "the host does not change a disk in place, taking it out first: {error}"
+                );
+            }
+            result => return result,
         }
-        self.put_disk(&settings, slot, path).await
+        self.remove_parts(&[media]).await?;
+        let Err(error) = self.put_disk(&settings, slot, path).await else {
+            return Ok(());
+        };
+        if let Err(second) = self.put_disk(&settings, slot, &old).await {
+            tracing::warn!("failed to put {old} back into {slot} of VM {vm}: {second}");
+        }
+        Err(error)
     }
 
     /// Takes a disk and its drive out of a slot; an empty slot is no error. The file stays.

@@ -1,10 +1,10 @@
 //! The host itself: identity, abilities, volumes, switches, readiness.
 
 use model::{HostId, SwitchRef, host_path};
-use wsman::{FaultClass, Instance, uri};
+use wsman::{Instance, ObjectPath, uri};
 
 use super::{Host, objects};
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// First build whose resilient change tracking can be used (Windows Server 2016).
 const FIRST_RCT_BUILD: u32 = 14393;
@@ -36,8 +36,10 @@ pub struct VolumeFacts {
     pub capacity_bytes: u64,
     /// Free bytes.
     pub free_bytes: u64,
-    /// Cluster size in bytes.
+    /// Size of an allocation unit in bytes; 0 where the host does not say.
     pub block_bytes: u64,
+    /// Whether it is a cluster shared volume, which every node of the cluster mounts.
+    pub cluster_shared: bool,
 }
 
 /// What a host is and can do.
@@ -80,11 +82,15 @@ impl HostFacts {
     /// included; `None` for shares and unknown drives.
     #[must_use]
     pub fn volume_of(&self, path: &str) -> Option<&VolumeFacts> {
-        self.volumes
-            .iter()
-            .filter(|volume| host_path::is_below(path, &volume.path))
-            .max_by_key(|volume| host_path::key(&volume.path).len())
+        volume_of(&self.volumes, path)
     }
+}
+
+pub(super) fn volume_of<'v>(volumes: &'v [VolumeFacts], path: &str) -> Option<&'v VolumeFacts> {
+    volumes
+        .iter()
+        .filter(|volume| host_path::is_below(path, &volume.path))
+        .max_by_key(|volume| host_path::key(&volume.path).len())
 }
 
 impl Host {
@@ -113,15 +119,14 @@ impl Host {
                 .to_owned()
         };
 
+        let clustered = self.is_clustered().await?;
         let uuid = product.text("UUID").unwrap_or_default();
         let id = uuid.parse().map_err(|_| Error::Nonsense {
             doing: "query for Win32_ComputerSystemProduct".into(),
             what: format!("{uuid:?} is no UUID"),
         })?;
-        let os_build = system
-            .text("BuildNumber")
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0);
+        let os_build = build_of(&system);
+        self.known().build = Some(os_build);
         let name = machine
             .text("DNSHostName")
             .or_else(|| machine.text("Name"))
@@ -141,9 +146,22 @@ impl Host {
             default_config_folder: default("DefaultExternalDataRoot"),
             volumes: self.volumes().await?,
             switches: self.switches().await?,
-            clustered: self.clustered().await?,
+            clustered,
             readiness,
         })
+    }
+
+    /// Returns the build of the operating system; asked for once.
+    pub(super) async fn os_build(&self) -> Result<u32, Error> {
+        if let Some(build) = self.known().build {
+            return Ok(build);
+        }
+        let system = self
+            .one(uri::NS_CIMV2, "SELECT * FROM Win32_OperatingSystem")
+            .await?;
+        let build = build_of(&system);
+        self.known().build = Some(build);
+        Ok(build)
     }
 
     /// Returns whether Hyper-V's management service runs, with one request.
@@ -170,16 +188,39 @@ impl Host {
         Ok(Readiness::NotReady { reason })
     }
 
-    /// Returns the fixed volumes with their free space.
+    /// Returns the fixed volumes with their free space, one entry for each path they are mounted at: drives, folders,
+    /// cluster shared volumes.
     pub async fn volumes(&self) -> Result<Vec<VolumeFacts>, Error> {
-        let volumes = self
+        let found = self
             .session
             .query(
                 uri::NS_CIMV2,
                 "SELECT * FROM Win32_Volume WHERE DriveType = 3",
             )
             .await?;
-        Ok(volumes.iter().filter_map(volume).collect())
+        let mounts = match self
+            .session
+            .query(uri::NS_CIMV2, "SELECT * FROM Win32_MountPoint")
+            .await
+        {
+            Ok(mounts) => mounts,
+            // A volume's own name is known without; only its further mount points would be missed.
+            Err(error) if error.kind() == ErrorKind::Unsupported => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let mut volumes = mounted(&found, &mounts);
+        if self.is_clustered().await? {
+            for shared in self.cluster_volumes().await? {
+                let known = volumes
+                    .iter_mut()
+                    .find(|volume| host_path::same(&volume.path, &shared.path));
+                match known {
+                    Some(volume) => volume.cluster_shared = true,
+                    None => volumes.push(shared),
+                }
+            }
+        }
+        Ok(volumes)
     }
 
     /// Returns the virtual switches.
@@ -199,20 +240,6 @@ impl Host {
             .collect())
     }
 
-    async fn clustered(&self) -> Result<bool, Error> {
-        match self
-            .session
-            .query(uri::NS_CLUSTER, "SELECT * FROM MSCluster_Cluster")
-            .await
-        {
-            Ok(clusters) => Ok(!clusters.is_empty()),
-            // The namespace exists on cluster nodes only.
-            Err(error) if error.fault_class() == Some(FaultClass::UnknownClass) => Ok(false),
-            Err(error) if error.fault_class() == Some(FaultClass::AccessDenied) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
     async fn one(&self, namespace: &str, wql: &str) -> Result<Instance, Error> {
         let found = self.session.query(namespace, wql).await?;
         found.into_iter().next().ok_or_else(|| Error::Nonsense {
@@ -222,20 +249,117 @@ impl Host {
     }
 }
 
-fn volume(volume: &Instance) -> Option<VolumeFacts> {
-    let text = |name: &str| volume.text(name).unwrap_or_default().to_owned();
-    let path = match text("Name") {
-        name if name.is_empty() || name.starts_with(r"\\?\") => text("DriveLetter"),
-        name => name,
-    };
-    // A volume without a mount path holds nothing a path can name.
-    (!path.is_empty()).then(|| VolumeFacts {
-        path,
-        device_id: text("DeviceID"),
-        label: text("Label"),
-        file_system: text("FileSystem"),
-        capacity_bytes: volume.u64("Capacity").unwrap_or(0),
-        free_bytes: volume.u64("FreeSpace").unwrap_or(0),
-        block_bytes: volume.u64("BlockSize").unwrap_or(0),
-    })
+fn build_of(system: &Instance) -> u32 {
+    let number = system.text("BuildNumber");
+    number
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Volumes by mount path: each by its own name, then by the mount points that lead to it.
+fn mounted(found: &[Instance], mounts: &[Instance]) -> Vec<VolumeFacts> {
+    let mut volumes: Vec<VolumeFacts> = Vec::new();
+    let text = |volume: &Instance, name: &str| volume.text(name).unwrap_or_default().to_owned();
+    for volume in found {
+        let device_id = text(volume, "DeviceID");
+        let own = match text(volume, "Name") {
+            name if name.is_empty() || name.starts_with(r"\\?\") => text(volume, "DriveLetter"),
+            name => name,
+        };
+        let further = mounts
+            .iter()
+            .filter(|mount| {
+                end(mount, "Volume", "DeviceID").is_some_and(|id| same_device(&id, &device_id))
+            })
+            .filter_map(|mount| end(mount, "Directory", "Name"));
+        for path in [own].into_iter().chain(further) {
+            // A volume without a mount path holds nothing a path can name.
+            if path.is_empty()
+                || volumes
+                    .iter()
+                    .any(|known| host_path::same(&known.path, &path))
+            {
+                continue;
+            }
+            volumes.push(VolumeFacts {
+                path,
+                device_id: device_id.clone(),
+                label: text(volume, "Label"),
+                file_system: text(volume, "FileSystem"),
+                capacity_bytes: volume.u64("Capacity").unwrap_or(0),
+                free_bytes: volume.u64("FreeSpace").unwrap_or(0),
+                block_bytes: volume.u64("BlockSize").unwrap_or(0),
+                cluster_shared: false,
+            });
+        }
+    }
+    volumes
+}
+
+/// The key of the object at one end of an association, whether it is written as a reference or as a path.
+fn end(link: &Instance, name: &str, key: &str) -> Option<String> {
+    if let Some(epr) = link.epr(name) {
+        return epr.get(key).map(str::to_owned);
+    }
+    let path: ObjectPath = link.text(name)?.parse().ok()?;
+    path.get(key).map(str::to_owned)
+}
+
+fn same_device(a: &str, b: &str) -> bool {
+    !a.is_empty() && a.eq_ignore_ascii_case(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use wsman::Epr;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_is_found_by_every_path_it_is_mounted_at() {
+        let device = |n: u8| format!(r"\\?\Volume{{00000000-0000-0000-0000-00000000000{n}}}\");
+        let volume = |n: u8, name: &str| {
+            Instance::new("Win32_Volume")
+                .with("DeviceID", device(n))
+                .with("Name", name)
+                .with("FreeSpace", u64::from(n))
+        };
+        let mount = |n: u8, folder: &str| {
+            let directory =
+                Epr::new(uri::NS_CIMV2, "Win32_Directory").with("Name", folder.to_owned());
+            let volume =
+                Epr::new(uri::NS_CIMV2, "Win32_Volume").with("DeviceID", device(n).to_lowercase());
+            Instance::new("Win32_MountPoint")
+                .with("Directory", directory)
+                .with("Volume", volume)
+        };
+        let found = [
+            volume(1, r"D:\"),
+            volume(2, r"D:\mnt\a\"),
+            volume(3, &device(3)),
+        ];
+        let mounts = [
+            mount(1, "D:"),
+            mount(2, r"D:\mnt\a"),
+            mount(2, r"E:\b"),
+            mount(3, r"d:\MNT"),
+        ];
+        let volumes = mounted(&found, &mounts);
+        let mut paths: Vec<(&str, u64)> = volumes
+            .iter()
+            .map(|volume| (volume.path.as_str(), volume.free_bytes))
+            .collect();
+        paths.sort_unstable();
+        assert_eq!(
+            paths,
+            [(r"D:\", 1), (r"D:\mnt\a\", 2), (r"E:\b", 2), (r"d:\MNT", 3)]
+        );
+        let free = |path: &str| volume_of(&volumes, path).map(|volume| volume.free_bytes);
+        // The longest path wins; the names of folders are compared whole and without case.
+        assert_eq!(free(r"D:\MNT\A\x.vhdx"), Some(2));
+        assert_eq!(free(r"D:\mnt\ab\x.vhdx"), Some(3));
+        assert_eq!(free(r"D:\other\x.vhdx"), Some(1));
+        assert_eq!(free(r"\\server\share\x.vhdx"), None);
+        assert_eq!(free(r"F:\x.vhdx"), None);
+    }
 }

@@ -4,13 +4,13 @@
 //! [`Host::destroy_planned`]; its disk files stay.
 
 use model::{Media, VmConfig, VmId};
-use wsman::{Instance, Properties, Value, wql_literal};
+use wsman::{Instance, Properties, Value};
 
 use super::components::{disk_path, media_path};
 use super::edit::{change_of, with_mac};
-use super::inventory::{checkpoint_kind, not_found};
+use super::inventory::not_found;
 use super::objects::by_instance_id;
-use super::vm::{CheckpointKind, Folders};
+use super::vm::{Checkpoint, CheckpointKind, Folders};
 use super::{Host, Slot, config, objects};
 use crate::{Error, ErrorKind};
 
@@ -93,31 +93,87 @@ impl Host {
         Ok(self.full_config(&settings).await?.0)
     }
 
+    /// Brings the checkpoints of a planned VM in from a folder with their configuration files, and returns those that came.
+    /// One whose files are missing cannot be registered and is destroyed again; it is not among them.
+    pub async fn import_checkpoints(
+        &self,
+        id: VmId,
+        folder: &str,
+    ) -> Result<Vec<Checkpoint>, Error> {
+        let parameters = Properties::new()
+            .with("PlannedSystem", objects::planned_vm(id))
+            .with("SnapshotFolder", folder);
+        match self
+            .call(objects::MANAGEMENT, "ImportSnapshotDefinitions", parameters)
+            .await
+        {
+            // What came is seen below; asking for the rest again is the caller's step, which can be repeated.
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                tracing::warn!("{}", self.wait_quiet(error).await);
+            }
+            result => result.map(drop)?,
+        }
+        let mut came = Vec::new();
+        for checkpoint in self.checkpoints(id).await? {
+            if checkpoint.kind == CheckpointKind::Missing {
+                tracing::warn!(
+                    "checkpoint {:?} of planned VM {id} has no files and is left out",
+                    checkpoint.name
+                );
+                self.destroy_planned_checkpoint(&checkpoint.id).await?;
+            } else {
+                came.push(checkpoint);
+            }
+        }
+        Ok(came)
+    }
+
+    /// Gives the disks of a planned VM and of its checkpoints other paths: `moved` is asked for each, and `None` leaves it.
+    pub async fn move_planned_disks(
+        &self,
+        id: VmId,
+        moved: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), Error> {
+        for settings in self.settings_of(id).await? {
+            let parts = self.components(&settings).await?;
+            let changes: Vec<Instance> = parts
+                .parts
+                .iter()
+                .filter_map(|media| {
+                    let path = moved(disk_path(media)?)?;
+                    Some(change_of(media).with("HostResource", Value::texts([path])))
+                })
+                .collect();
+            self.modify_parts(&changes).await?;
+        }
+        Ok(())
+    }
+
+    async fn destroy_planned_checkpoint(&self, checkpoint: &str) -> Result<(), Error> {
+        let parameters = Properties::new().with(
+            "AffectedSnapshot",
+            by_instance_id(objects::SETTINGS, checkpoint),
+        );
+        match self
+            .call(objects::SNAPSHOTS, "DestroySnapshot", parameters)
+            .await
+        {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                self.wait_checkpoint_gone(checkpoint, error).await
+            }
+            result => result.map(drop),
+        }
+    }
+
     /// Destroys the checkpoints a planned VM brought along: its disks are restored flat, without them.
     pub async fn drop_planned_checkpoints(&self, id: VmId) -> Result<(), Error> {
-        let wql = format!(
-            "SELECT * FROM {} WHERE VirtualSystemIdentifier = {}",
-            objects::SETTINGS,
-            wql_literal(&id.to_string())
-        );
-        for settings in self.query(&wql).await? {
-            if !matches!(
-                checkpoint_kind(&settings),
-                Some(CheckpointKind::Planned | CheckpointKind::Missing)
+        for checkpoint in self.checkpoints(id).await? {
+            if matches!(
+                checkpoint.kind,
+                CheckpointKind::Planned | CheckpointKind::Missing
             ) {
-                continue;
-            }
-            let checkpoint = settings.text("InstanceID").unwrap_or_default();
-            let parameters = Properties::new().with(
-                "AffectedSnapshot",
-                by_instance_id(objects::SETTINGS, checkpoint),
-            );
-            match self
-                .call(objects::SNAPSHOTS, "DestroySnapshot", parameters)
-                .await
-            {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                Ok(_) | Err(_) => {}
+                self.destroy_planned_checkpoint(&checkpoint.id).await?;
             }
         }
         Ok(())

@@ -12,12 +12,17 @@ use crate::{Error, ErrorKind};
 /// How long the host may be out of reach while we wait for a job.
 const OUT_OF_REACH: Duration = Duration::from_secs(90);
 
+/// JobState of a job that somebody has suspended.
+const SUSPENDED: u32 = 5;
+
 /// What a method call came to.
 pub(super) struct Done {
     /// Its out-parameters. References to results are NULL where a job ran.
     pub(super) outputs: Properties,
     /// The job, where one ran.
     pub(super) job: Option<Epr>,
+    /// What the job warned of.
+    pub(super) warning: Option<String>,
 }
 
 /// A call that may have happened.
@@ -73,17 +78,22 @@ impl Host {
     /// Judges what a method returned and waits for its job, where it started one.
     pub(super) async fn finish(&self, method: String, outputs: Properties) -> Result<Done, Error> {
         match outputs.u32("ReturnValue") {
-            Some(code::DONE) => Ok(Done { outputs, job: None }),
+            Some(code::DONE) => Ok(Done {
+                outputs,
+                job: None,
+                warning: None,
+            }),
             Some(code::JOB_STARTED) => {
                 let nonsense = || Error::Nonsense {
                     doing: method.clone(),
                     what: "it names no job".into(),
                 };
                 let job = outputs.epr("Job").cloned().ok_or_else(nonsense)?;
-                self.wait_for_job(&method, &job).await?;
+                let warning = self.wait_for_job(&method, &job).await?;
                 Ok(Done {
                     outputs,
                     job: Some(job),
+                    warning,
                 })
             }
             Some(code) => Err(Error::Return { method, code }),
@@ -94,8 +104,10 @@ impl Host {
         }
     }
 
-    async fn wait_for_job(&self, method: &str, job: &Epr) -> Result<(), Error> {
+    /// Waits for the end of a job and returns what it warned of.
+    async fn wait_for_job(&self, method: &str, job: &Epr) -> Result<Option<String>, Error> {
         let start = Instant::now();
+        let mut suspended: Option<Instant> = None;
         let mut pause = self.limits.first_poll;
         let mut last_seen = start;
         let mut asked_to_end = false;
@@ -103,6 +115,15 @@ impl Host {
             match self.session.get(job).await {
                 Ok(state) => {
                     last_seen = Instant::now();
+                    let since = *suspended.get_or_insert(last_seen);
+                    if state.u32("JobState") != Some(SUSPENDED) {
+                        suspended = None;
+                    } else if since.elapsed() > self.limits.settle {
+                        return Err(Error::StillBusy {
+                            what: format!("the job of {method} is still suspended on the host"),
+                            waited: since.elapsed(),
+                        });
+                    }
                     match progress(&state) {
                         Progress::Working => {
                             if self.cancel.is_cancelled() && !asked_to_end {
@@ -110,11 +131,11 @@ impl Host {
                                 self.end_job(method, job, &state).await;
                             }
                         }
-                        Progress::Done => return Ok(()),
+                        Progress::Done => return Ok(None),
                         Progress::Warnings => {
                             let text = self.error_text(job, &state).await;
                             tracing::warn!("{method} completed with warnings: {text}");
-                            return Ok(());
+                            return Ok(Some(text));
                         }
                         Progress::Failed if asked_to_end => {
                             return Err(Error::Cancelled {
@@ -318,19 +339,32 @@ impl Host {
         output: &str,
         class: &str,
     ) -> Result<Option<Instance>, Error> {
+        Ok(self
+            .results_of(done, output, class)
+            .await?
+            .into_iter()
+            .next())
+    }
+
+    /// Returns the objects of a class that a method dealt with: the out-parameter where it is set, else by association
+    /// with the job. None where the association is gone with the job: the caller compares before and after.
+    pub(super) async fn results_of(
+        &self,
+        done: &Done,
+        output: &str,
+        class: &str,
+    ) -> Result<Vec<Instance>, Error> {
         if let Some(epr) = done.outputs.epr(output) {
-            return self.session.get(epr).await.map(Some);
+            return self.session.get(epr).await.map(|object| vec![object]);
         }
         let Some(job) = &done.job else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         match self.affected_by(job, class).await {
-            Ok(found) => Ok(found.into_iter().next()),
-            // The association may be gone with the job; the caller compares before and after.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Refused) => {
-                Ok(None)
+                Ok(Vec::new())
             }
-            Err(error) => Err(error),
+            result => result,
         }
     }
 
@@ -352,6 +386,14 @@ impl Host {
     /// Runs a WQL query in the Hyper-V namespace.
     pub(super) async fn query(&self, wql: &str) -> Result<Vec<Instance>, Error> {
         self.session.query(uri::NS_VIRTUALIZATION, wql).await
+    }
+
+    /// Gives a VM or checkpoint another display name.
+    pub(super) async fn name_settings(&self, instance_id: &str, name: &str) -> Result<(), Error> {
+        let change = Instance::new(objects::SETTINGS)
+            .with("InstanceID", instance_id)
+            .with("ElementName", name);
+        self.modify_settings(&change).await
     }
 
     /// Calls ModifySystemSettings with the properties to change.

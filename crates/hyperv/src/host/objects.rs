@@ -22,6 +22,7 @@ pub(super) const SECURITY: &str = "Msvm_SecuritySettingData";
 pub(super) const FIBRE_CHANNEL: &str = "Msvm_SyntheticFcPortSettingData";
 pub(super) const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
 pub(super) const REFERENCE_POINT: &str = "Msvm_VirtualSystemReferencePoint";
+pub(super) const VLAN: &str = "Msvm_EthernetSwitchPortVlanSettingData";
 pub(super) const DISK_MERGE: &str = "Msvm_DiskMergeSettingData";
 
 pub(super) const SUBTYPE_SCSI: &str = "Microsoft:Hyper-V:Synthetic SCSI Controller";
@@ -30,6 +31,7 @@ pub(super) const SUBTYPE_PASS_THROUGH: &str = "Microsoft:Hyper-V:Physical Disk D
 pub(super) const SUBTYPE_DVD_DRIVE: &str = "Microsoft:Hyper-V:Synthetic DVD Drive";
 pub(super) const SUBTYPE_DISK: &str = "Microsoft:Hyper-V:Virtual Hard Disk";
 pub(super) const SUBTYPE_ISO: &str = "Microsoft:Hyper-V:Virtual CD/DVD Disk";
+pub(super) const SUBTYPE_FLOPPY: &str = "Microsoft:Hyper-V:Virtual Floppy Disk";
 pub(super) const SUBTYPE_NIC: &str = "Microsoft:Hyper-V:Synthetic Ethernet Port";
 pub(super) const SUBTYPE_LEGACY_NIC: &str = "Microsoft:Hyper-V:Emulated Ethernet Port";
 pub(super) const SUBTYPE_NIC_CONNECTION: &str = "Microsoft:Hyper-V:Ethernet Connection";
@@ -42,6 +44,7 @@ pub(super) mod resource_type {
     pub(crate) const SCSI: u16 = 6;
     pub(crate) const FIBRE_CHANNEL: u16 = 7;
     pub(crate) const NIC: u16 = 10;
+    pub(crate) const FLOPPY_DRIVE: u16 = 14;
     pub(crate) const DVD_DRIVE: u16 = 16;
     pub(crate) const DISK_DRIVE: u16 = 17;
     pub(crate) const MEDIA: u16 = 31;
@@ -89,6 +92,12 @@ pub(super) fn switch_path(host: &str, switch_id: &str) -> String {
             .with("CreationClassName", SWITCH)
             .with("Name", switch_id),
     )
+}
+
+/// A text of an object that may be missing; empty without.
+pub(super) fn text(object: Option<&Instance>, name: &str) -> String {
+    let text = object.and_then(|object| object.text(name));
+    text.unwrap_or_default().to_owned()
 }
 
 /// InstanceID of an object, lower-cased to compare.

@@ -1,5 +1,7 @@
 //! What is known of a VM: the words of the inventory.
 
+use std::fmt;
+
 use model::{PowerState, Timestamp, Unsupported, VmConfig};
 
 use super::disks::VmDisk;
@@ -26,6 +28,92 @@ pub enum Activity {
     Other(u32),
 }
 
+impl fmt::Display for Activity {
+    /// Says it so that it fits behind "the VM is".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Activity::CreatingCheckpoint => "getting a checkpoint",
+            Activity::ApplyingCheckpoint => "applying a checkpoint",
+            Activity::DeletingCheckpoint => "deleting a checkpoint",
+            Activity::WaitingToStart => "waiting to start",
+            Activity::MergingDisks => "merging disks",
+            Activity::Exporting => "being exported",
+            Activity::Migrating => "being migrated",
+            Activity::Other(status) => {
+                return write!(f, "busy (operational status {status})");
+            }
+        })
+    }
+}
+
+/// A configuration version, such as 8.0, compared as numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConfigVersion {
+    /// Before the point.
+    pub major: u32,
+    /// Behind it.
+    pub minor: u32,
+}
+
+impl ConfigVersion {
+    /// The first version whose disks a host can track: 6.2.
+    pub const TRACKED: Self = Self { major: 6, minor: 2 };
+
+    /// Reads a version; what is no number is 0, so that it is older than any.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let mut parts = text.trim().split('.').map(|part| part.parse().unwrap_or(0));
+        Self {
+            major: parts.next().unwrap_or(0),
+            minor: parts.next().unwrap_or(0),
+        }
+    }
+}
+
+impl fmt::Display for ConfigVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What a VM is in a replication between hosts (ReplicationMode).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReplicationRole {
+    /// 0: it is not replicated.
+    #[default]
+    None,
+    /// 1: it is replicated to another host.
+    Primary,
+    /// 2: it is a replica.
+    Replica,
+    /// 3: a replica being tried out.
+    TestReplica,
+    /// 4: a replica of a replica.
+    ExtendedReplica,
+    /// Another value.
+    Other(u16),
+}
+
+/// The replication of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Replication {
+    /// Its part in it.
+    pub role: ReplicationRole,
+    /// ReplicationState, 0 where there is none.
+    pub state: u16,
+}
+
+/// Security settings of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Security {
+    /// It has a virtual TPM.
+    pub tpm: bool,
+    /// It is shielded.
+    pub shielded: bool,
+    /// Its saved state and its traffic while it moves are encrypted.
+    pub encrypted_state: bool,
+}
+
 /// A VM, as the inventory of all shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VmSummary {
@@ -41,8 +129,22 @@ pub struct VmSummary {
     pub changed: Option<Timestamp>,
     /// How many checkpoints users have made.
     pub checkpoints: usize,
+    /// Its part in a replication.
+    pub replication: Replication,
+    /// Security settings.
+    pub security: Security,
+    /// When a backup of it, anybody's, last succeeded.
+    pub last_backup: Option<Timestamp>,
     /// What of it cannot be kept.
     pub unsupported: Vec<Unsupported>,
+}
+
+impl VmSummary {
+    /// Returns the configuration version as numbers.
+    #[must_use]
+    pub fn version(&self) -> ConfigVersion {
+        ConfigVersion::of(&self.config.version)
+    }
 }
 
 /// What a checkpoint is for.

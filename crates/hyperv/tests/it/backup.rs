@@ -390,3 +390,91 @@ async fn a_merge_that_does_not_end_is_not_waited_for_forever() {
     sim.ctl(Command::FaultClear).await;
     sim.host.wait_merged(vm).await.unwrap();
 }
+
+/// What happens to a VM between two backups, and whether the tracker may be asked afterwards.
+#[derive(Clone, Copy, Debug)]
+enum Between {
+    Nothing,
+    CheckpointMade,
+    CheckpointMadeAndDeleted,
+    CheckpointApplied,
+    CheckpointAppliedAgain,
+}
+
+#[tokio::test]
+async fn what_users_do_with_checkpoints_between_two_backups_never_loses_a_change() {
+    for between in [
+        Between::Nothing,
+        Between::CheckpointMade,
+        Between::CheckpointMadeAndDeleted,
+        Between::CheckpointApplied,
+        Between::CheckpointAppliedAgain,
+    ] {
+        let sim = Sim::start(false).await;
+        let vm = running_vm(&sim).await;
+        let host = &sim.host;
+        let first = host.create_checkpoint(vm, "before").await.unwrap();
+        sim.guest_write(vm, 0, 8 * MIB, 1, MIB).await;
+        let apply = async || {
+            host.turn_off(vm).await.unwrap();
+            host.apply_checkpoint(vm, &first).await.unwrap();
+            host.start(vm).await.unwrap();
+        };
+        if matches!(between, Between::CheckpointAppliedAgain) {
+            apply().await;
+        }
+        let base = host.vm(vm).await.unwrap().tracker_facts();
+        let point = back_up(&sim, vm).await;
+        host.wait_merged(vm).await.unwrap();
+        sim.guest_write(vm, 0, 16 * MIB, 2, MIB).await;
+        match between {
+            Between::Nothing => {}
+            Between::CheckpointMade => {
+                host.create_checkpoint(vm, "since").await.unwrap();
+            }
+            Between::CheckpointMadeAndDeleted => {
+                let id = host.create_checkpoint(vm, "since").await.unwrap();
+                sim.guest_write(vm, 0, 24 * MIB, 3, MIB).await;
+                let merges = host.delete_checkpoint(vm, &id, false).await.unwrap();
+                host.wait_merged_with(vm, &merges, |_| {}).await.unwrap();
+            }
+            Between::CheckpointApplied | Between::CheckpointAppliedAgain => apply().await,
+        }
+        sim.guest_write(vm, 0, 32 * MIB, 4, MIB).await;
+        let now = host.vm(vm).await.unwrap().tracker_facts();
+        let taken = host.take_checkpoint(vm, WISH, mark(2)).await.unwrap();
+        let disk = host.frozen_disks(vm, &taken.id).await.unwrap().remove(0);
+        let distrust = now.distrust(&base, &disk.attachment);
+        let applied = matches!(
+            between,
+            Between::CheckpointApplied | Between::CheckpointAppliedAgain
+        );
+        assert_eq!(
+            distrust,
+            applied.then_some(FullReason::CheckpointApplied),
+            "{between:?}"
+        );
+        if applied {
+            continue;
+        }
+        let rct_id = point.rct_id(&disk.attachment).unwrap();
+        let answer = host.changed_ranges(&disk.path, rct_id, DISK_BYTES).await;
+        match answer.unwrap() {
+            // The host has kept the id: then it knows of every change.
+            Changes::Ranges(ranges) => {
+                let mut changed = vec![16, 32];
+                if matches!(between, Between::CheckpointMadeAndDeleted) {
+                    changed.push(24);
+                }
+                for mib in changed {
+                    let covered = ranges.as_slice().iter().any(|range| {
+                        range.offset <= mib * MIB && (mib + 1) * MIB <= range.offset + range.len
+                    });
+                    assert!(covered, "{between:?}: {mib} MiB is not in {ranges:?}");
+                }
+            }
+            // It has not, and says so: a full of this disk.
+            Changes::Unknown { reason, .. } => assert_eq!(reason, FullReason::RctIdLost),
+        }
+    }
+}

@@ -118,14 +118,25 @@ async fn a_job_is_followed_to_its_end() {
 #[tokio::test]
 async fn a_failed_job_tells_everything_the_host_said() {
     for (code, kind) in [
+        (1, ErrorKind::Unsupported),
+        (2, ErrorKind::Failed),
+        (3, ErrorKind::ResultUnknown),
+        (4, ErrorKind::Refused),
+        (5, ErrorKind::WrongState),
+        (6, ErrorKind::Refused),
         (32768, ErrorKind::Failed),
         (32769, ErrorKind::AccessDenied),
         (32770, ErrorKind::Unsupported),
         (32771, ErrorKind::ResultUnknown),
+        (32772, ErrorKind::ResultUnknown),
         (32773, ErrorKind::Refused),
         (32774, ErrorKind::InUse),
         (32775, ErrorKind::WrongState),
+        (32776, ErrorKind::Refused),
         (32777, ErrorKind::Retry),
+        (32778, ErrorKind::Retry),
+        (32779, ErrorKind::InUse),
+        (32780, ErrorKind::Failed),
         (0, ErrorKind::Failed),
     ] {
         let (_peer, host) = host_with_job(vec![state(4), failed(code)]).await;
@@ -187,4 +198,89 @@ async fn cancelling_ends_a_job_that_can_be_ended_and_waits_for_one_that_cannot()
         .await
         .unwrap();
     assert_eq!(peer.methods(), ["RequestStateChange"]);
+}
+
+#[tokio::test]
+async fn a_suspended_job_is_waited_for_with_a_limit_of_its_own() {
+    // It goes on in time.
+    let (_peer, host) = host_with_job(vec![state(5), state(5), state(4), state(7)]).await;
+    host.start(VmId::random()).await.unwrap();
+
+    let (_peer, host) = host_with_job(vec![state(4), state(5)]).await;
+    let patient = Limits {
+        job: Duration::from_secs(3600),
+        settle: Duration::from_millis(50),
+        first_poll: Duration::from_millis(1),
+        last_poll: Duration::from_millis(4),
+        ..Limits::default()
+    };
+    let error = host
+        .with_limits(patient)
+        .start(VmId::random())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("suspended"), "{error}");
+}
+
+#[tokio::test]
+async fn every_return_code_of_a_method_is_told_apart() {
+    for (code, kind) in [
+        (1, ErrorKind::Unsupported),
+        (2, ErrorKind::Failed),
+        (3, ErrorKind::ResultUnknown),
+        (4, ErrorKind::Refused),
+        (5, ErrorKind::WrongState),
+        (6, ErrorKind::Refused),
+        (32768, ErrorKind::Failed),
+        (32769, ErrorKind::AccessDenied),
+        (32770, ErrorKind::Unsupported),
+        (32771, ErrorKind::ResultUnknown),
+        (32772, ErrorKind::ResultUnknown),
+        (32773, ErrorKind::Refused),
+        (32774, ErrorKind::InUse),
+        (32775, ErrorKind::WrongState),
+        (32776, ErrorKind::Refused),
+        (32777, ErrorKind::Retry),
+        (32778, ErrorKind::Retry),
+        (32779, ErrorKind::InUse),
+        (7, ErrorKind::Failed),
+        (99999, ErrorKind::Failed),
+    ] {
+        let peer = Peer::start(move |request: &Request| match &request.operation {
+            Operation::Get => {
+                Reply::Object(Instance::new("Msvm_ComputerSystem").with("EnabledState", 3_u16))
+                    .into()
+            }
+            Operation::Invoke { method, .. } => Reply::Invoke {
+                method: method.clone(),
+                outputs: Properties::new().with("ReturnValue", code),
+            }
+            .into(),
+            // No job is under way.
+            _ => Reply::Enumerate {
+                batch: wsman::Items {
+                    items: Vec::new(),
+                    context: None,
+                    end: true,
+                },
+                optimized: true,
+            }
+            .into(),
+        })
+        .await;
+        let limits = Limits {
+            first_poll: Duration::from_millis(1),
+            last_poll: Duration::from_millis(4),
+            ..Limits::default()
+        };
+        let host = Host::new(&Endpoint::new(peer.url.as_str()))
+            .expect("the address is good")
+            .with_limits(limits);
+        let error = host.start(VmId::random()).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (kind, Some(code)), "{code}");
+        assert!(error.to_string().contains(&code.to_string()), "{error}");
+        // A method that may have run is not called again.
+        assert_eq!(peer.methods(), ["RequestStateChange"], "{code}");
+    }
 }

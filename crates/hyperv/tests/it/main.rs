@@ -7,10 +7,14 @@
 )]
 
 mod backup;
+mod checkpoints;
 mod inventory;
 mod jobs;
+mod merging;
 mod peer;
+mod proxy;
 mod restore;
+mod scale;
 mod shadows;
 mod sim;
 mod tls;

@@ -151,6 +151,7 @@ async fn create_goes_to_the_class_and_delete_to_the_object() {
         capacity_bytes: 0,
         free_bytes: 0,
         block_bytes: 4096,
+        cluster_shared: false,
     };
     let peer = Peer::start(|request| match &request.operation {
         Operation::Invoke { .. } => Answer::from(Reply::Invoke {

@@ -125,6 +125,26 @@ impl Sim {
         .await;
     }
 
+    /// Lets a rule stand until it is cleared.
+    pub(crate) async fn fault_always(&self, rule: FaultRule) {
+        self.ctl(Command::FaultAdd(FaultSpec {
+            rule,
+            on: None,
+            times: None,
+            vm: None,
+        }))
+        .await;
+    }
+
+    /// Sets the size of a volume.
+    pub(crate) async fn set_capacity(&self, volume: &str, capacity_bytes: u64) {
+        self.ctl(Command::VolumeSet {
+            volume: volume.into(),
+            capacity_bytes,
+        })
+        .await;
+    }
+
     /// Adds a VM with dynamic disks `C:\VMs\NAME\diskN.vhdx` and an adapter on the switch `LAN`.
     pub(crate) async fn add_vm(&self, name: &str, generation: u8, disks: usize) -> VmId {
         let folder = host_path::name_from(name);

@@ -46,6 +46,7 @@ fn point() -> RecoveryPoint {
         static_mac: false,
         legacy: false,
         switch: Some(switch),
+        vlan: None,
     };
     let controller = model::Controller {
         kind: ControllerKind::Scsi,
