@@ -13,21 +13,54 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The account that the host knows. Its password has what a careless split would trip over.
 const USER: &str = "operator";
 const PASSWORD: &str = "s3cret: of <this> & that";
+/// Basic leaves open how such letters are written; NTLM does not.
+const NTLM_PASSWORD: &str = "s3cret: <Größe> & 密码";
 
 /// Who plays a scenario, and how it proves who it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Form {
-    /// `pypsrp` with Basic.
+    /// `pypsrp` with Basic over HTTP.
     Basic,
+    /// `pypsrp` with NTLM and sealed messages over HTTP.
+    Ntlm,
+    /// `pypsrp` with Basic over HTTPS.
+    HttpsBasic,
+    /// `pypsrp` with NTLM over HTTPS, nothing sealed.
+    HttpsNtlm,
     /// The client of the standard library, with Basic after a 401.
     Bare,
 }
 
 impl Form {
+    /// How the client logs in.
     fn word(self) -> &'static str {
         match self {
-            Self::Basic => "basic",
+            Self::Basic | Self::HttpsBasic => "basic",
+            Self::Ntlm | Self::HttpsNtlm => "ntlm",
             Self::Bare => "bare",
+        }
+    }
+
+    /// What the host offers: no more than is used, and all of it to the client that has to choose.
+    fn offered(self) -> &'static str {
+        match self {
+            Self::Basic | Self::HttpsBasic => "basic",
+            Self::Ntlm | Self::HttpsNtlm => "negotiate",
+            Self::Bare => "both",
+        }
+    }
+
+    fn is_https(self) -> bool {
+        match self {
+            Self::HttpsBasic | Self::HttpsNtlm => true,
+            Self::Basic | Self::Ntlm | Self::Bare => false,
+        }
+    }
+
+    fn password(self) -> &'static str {
+        match self {
+            Self::Basic | Self::HttpsBasic | Self::Bare => PASSWORD,
+            Self::Ntlm | Self::HttpsNtlm => NTLM_PASSWORD,
         }
     }
 }
@@ -59,7 +92,7 @@ pub(crate) fn run(form: Form, scenario: &str) {
     let cli = Cli::new(env!("CARGO_BIN_EXE_reprise"));
     let (dir, port_file) = (folder.join("HV01"), folder.join("port"));
     let password = folder.join("password");
-    std::fs::write(&password, PASSWORD).expect("a password file can be written");
+    std::fs::write(&password, form.password()).expect("a password file can be written");
     cli.json(&[
         "sim",
         "init",
@@ -75,8 +108,11 @@ pub(crate) fn run(form: Form, scenario: &str) {
     let mut words = vec!["sim", "run", "--dir", text(&dir), "--listen", "127.0.0.1:0"];
     words.extend(["--port-file", text(&port_file)]);
     words.extend(["--user", USER, "--password-file", text(&password)]);
+    words.extend(["--auth", form.offered()]);
+    words.extend(form.is_https().then_some("--tls"));
     let mut process = Process::start(&cli, "sim", folder, &words);
     let port = process.wait_for_file(&port_file);
+    let scheme = if form.is_https() { "https" } else { "http" };
 
     let log = folder.join("scenario.log");
     let output = File::create(&log).expect("a log can be made");
@@ -87,10 +123,11 @@ pub(crate) fn run(form: Form, scenario: &str) {
         .env("REPRISE_FOLDER", folder)
         .env(
             "REPRISE_URL",
-            format!("http://127.0.0.1:{}/wsman", port.trim()),
+            format!("{scheme}://127.0.0.1:{}/wsman", port.trim()),
         )
+        .env("REPRISE_CERTIFICATE", dir.join("tls/cert.pem"))
         .env("REPRISE_USER", USER)
-        .env("REPRISE_PASSWORD", PASSWORD)
+        .env("REPRISE_PASSWORD", form.password())
         .env("REPRISE_AUTH", form.word())
         .stdout(output)
         .stderr(errors)

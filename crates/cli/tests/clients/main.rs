@@ -4,7 +4,8 @@
 //! somebody who had not read the simulated one. Each test starts `reprise sim run` and one scenario against it. Every
 //! reply is held against the same rules: prefixes, headers, NULL, types, counts, faults.
 //!
-//! - `pypsrp` (headers, authentication, sealing and TLS are its own) with Basic;
+//! - `pypsrp` (headers, authentication, sealing and TLS are its own): with Basic, with NTLM and sealed messages, and over
+//!   HTTPS with either;
 //! - a client of nothing but Python's standard library, with the manners of libvirt's driver: no MaxElements, no
 //!   time-out, the first request without credentials.
 //!
@@ -15,27 +16,23 @@ mod host;
 
 use host::{Form, python, run};
 
-/// Makes a test of each scenario of `pypsrp`, for each form of authentication.
+/// Makes a module for each form, with a test of each scenario.
 macro_rules! scenarios {
-    ($($name:ident)*) => {
-        const PYPSRP: &[&str] = &[$(stringify!($name)),*];
-        mod basic {
-            $(#[test] fn $name() { super::run(super::Form::Basic, stringify!($name)); })*
+    ({ $($module:ident: $form:ident),* } $names:tt) => {
+        $(scenarios! { @module $module $form $names })*
+    };
+    (@module $module:ident $form:ident { $($name:ident)* }) => {
+        mod $module {
+            use super::{Form, run};
+
+            pub(super) const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            $(#[test] fn $name() { run(Form::$form, stringify!($name)); })*
         }
     };
 }
 
-/// Makes a test of each scenario of the client of the standard library.
-macro_rules! bare_scenarios {
-    ($($name:ident)*) => {
-        const BARE: &[&str] = &[$(stringify!($name)),*];
-        mod bare {
-            $(#[test] fn $name() { super::run(super::Form::Bare, stringify!($name)); })*
-        }
-    };
-}
-
-scenarios! {
+scenarios! { { basic: Basic, ntlm: Ntlm } {
     get_reads_one_object
     get_reads_settings_and_host
     plain_enumeration_gives_one_item_a_pull
@@ -52,24 +49,45 @@ scenarios! {
     a_job_passes_through_its_states
     user_checkpoints_make_a_tree
     deleting_a_checkpoint_merges_its_files
+    a_subtree_is_deleted_at_once
     applying_a_checkpoint_goes_back
     checkpoints_can_be_renamed
     a_recovery_checkpoint_freezes_the_disks
     an_incremental_reads_what_changed
     changes_of_an_unknown_id_are_refused
     a_failed_job_tells_why
+    shadow_copies_are_made_and_deleted
     a_vm_is_defined_and_destroyed
     a_storage_resource_may_be_written_as_any_resource
     several_resources_in_one_call
     resources_are_modified_and_removed
+    a_cancellable_job_is_cancelled
     a_planned_vm_is_defined_and_realised
     generation_one_has_its_controllers
     selectors_that_match_nothing
     wrong_credentials
     a_wrong_state_is_refused_at_once
-}
+} }
 
-bare_scenarios! {
+scenarios! { { ntlm_over_http: Ntlm } {
+    messages_are_sealed_both_ways
+    unsealed_messages_are_refused
+    an_account_has_several_names
+    a_log_in_belongs_to_its_connection
+} }
+
+// What TLS and a log-in without sealing could change: large replies, a whole backup, refusals.
+scenarios! { { https_basic: HttpsBasic, https_ntlm: HttpsNtlm } {
+    get_reads_settings_and_host
+    enumeration_gives_references
+    associations_lead_from_vm_to_disk
+    an_incremental_reads_what_changed
+    a_vm_is_defined_and_destroyed
+    selectors_that_match_nothing
+    wrong_credentials
+} }
+
+scenarios! { { bare: Bare } {
     first_request_has_no_credentials
     lists_and_finds_vms
     reads_what_describes_a_vm
@@ -79,7 +97,7 @@ bare_scenarios! {
     identify_says_who_answers
     broken_requests_are_answered
     requests_may_be_utf_16
-}
+} }
 
 #[test]
 fn every_scenario_has_its_test() {
@@ -90,10 +108,16 @@ fn every_scenario_has_its_test() {
         .expect("python can be run");
     let listed = String::from_utf8_lossy(&output.stdout);
     let listed: Vec<&str> = listed.lines().collect();
-    let ours: Vec<String> = PYPSRP
-        .iter()
-        .map(|name| format!("pypsrp {name}"))
-        .chain(BARE.iter().map(|name| format!("bare {name}")))
+    let named = |kind: &'static str, names: &'static [&str]| {
+        names.iter().map(move |name| format!("{kind} {name}"))
+    };
+    let ours: Vec<String> = named("pypsrp", basic::NAMES)
+        .chain(named("sealed", ntlm_over_http::NAMES))
+        .chain(named("bare", bare::NAMES))
         .collect();
     assert_eq!(listed, ours);
+    assert_eq!(basic::NAMES, ntlm::NAMES);
+    for name in https_basic::NAMES.iter().chain(https_ntlm::NAMES) {
+        assert!(basic::NAMES.contains(name), "{name} is no scenario");
+    }
 }

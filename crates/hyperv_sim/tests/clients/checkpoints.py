@@ -118,6 +118,24 @@ def deleting_a_checkpoint_merges_its_files(host, client):
     assert host.read("web01", 0, 0, 4 * MIB) == seen
 
 
+def a_subtree_is_deleted_at_once(host, client):
+    """DestroySnapshotTree takes a checkpoint with all that hang on it; the guest's disk stays as it is."""
+    vm = host.vm(sizes_mib=(16,))
+    _, first = client.create_checkpoint(vm, USER)
+    host.write("web01", 0, 0, MIB, 1)
+    _, second = client.create_checkpoint(vm, USER)
+    host.write("web01", 0, MIB, MIB, 2)
+    client.create_checkpoint(vm, USER)
+    seen = host.read("web01", 0, 0, 4 * MIB)
+    reference = f"<p:SnapshotSettingData>{client.checkpoint_reference(second)}</p:SnapshotSettingData>"
+    client.done(client.call("DestroySnapshotTree", reference))
+    client.wait_until_idle(vm)
+    assert [item["InstanceID"] for item in checkpoints_of(client, vm)] == [first["InstanceID"]]
+    assert host.read("web01", 0, 0, 4 * MIB) == seen
+    leaf = client.disk_file(files_of(client, client.settings(vm))[0])
+    assert leaf["ParentPath"].lower() == files_of(client, first)[0].lower(), leaf
+
+
 def applying_a_checkpoint_goes_back(host, client):
     """Refused while the VM runs; from off, a new leaf on the checkpoint's disk, and "Now" moves there."""
     vm = host.vm(sizes_mib=(16,))
@@ -398,10 +416,12 @@ SCENARIOS = [
     a_job_passes_through_its_states,
     user_checkpoints_make_a_tree,
     deleting_a_checkpoint_merges_its_files,
+    a_subtree_is_deleted_at_once,
     applying_a_checkpoint_goes_back,
     checkpoints_can_be_renamed,
     a_recovery_checkpoint_freezes_the_disks,
     an_incremental_reads_what_changed,
     changes_of_an_unknown_id_are_refused,
     a_failed_job_tells_why,
+    shadow_copies_are_made_and_deleted,
 ]

@@ -165,7 +165,7 @@ def _read(text):
 # Class name -> property name -> (type, whether it is an array).
 CLASSES = {name: _read(text) for name, text in TEXTS.items()}
 
-# The parameters that come out of methods.
+# The parameters that come out of methods; the class is named where two classes have different ones.
 REF, SCALAR, ARRAY, ITEMS = "ref", "scalar", "array", "embedded objects"
 OUT = {
     "CreateSnapshot": {"Job": REF, "ResultingSnapshot": REF},
@@ -194,6 +194,7 @@ OUT = {
     "ValidatePlannedSystem": {"Job": REF},
     "RealizePlannedSystem": {"ResultingSystem": REF, "Job": REF},
     "RequestStateChange": {"Job": REF},
+    "Msvm_ConcreteJob.RequestStateChange": {},
     "InitiateShutdown": {},
     "GetSummaryInformation": {"SummaryInformation": ITEMS},
     "GetErrorEx": {"Errors": ARRAY},

@@ -262,6 +262,25 @@ def export(client, vm, folder):
     )
 
 
+def a_cancellable_job_is_cancelled(host, client):
+    """An export can be stopped by RequestStateChange on its job; the VM stays as it was."""
+    vm = host.vm(sizes_mib=(8,), running=False)
+    host.ctl("fault", "set", "job_millis=30000")
+    output = export(client, vm, "D:\\Export")
+    keys = {"InstanceID": output.reference("Job").keys["InstanceID"]}
+    job = client.get(V2 + "Msvm_ConcreteJob", **keys)
+    assert job["JobState"] in ("2", "3", "4") and job["Cancellable"] == "true", job
+    body = f'<p:RequestedState>4</p:RequestedState><p:TimeoutPeriod {XSI} xsi:nil="true"/>'
+    answer = client.invoke(V2 + "Msvm_ConcreteJob", "RequestStateChange", body, **keys)
+    assert answer["ReturnValue"] in ("0", "4096"), answer
+    job = client.job(output)
+    assert job["JobState"] in ("8", "9"), job
+    assert client.get(COMPUTER, Name=vm)["EnabledState"] == "3"
+    assert client.status(vm) == ["2"], client.status(vm)
+    host.ctl("fault", "set", "job_millis=50")
+    client.done(export(client, vm, "D:\\Export2"))
+
+
 def import_definition(client, file, new_id):
     """Imports a configuration file; returns the planned VM."""
     output = client.call(
@@ -381,6 +400,7 @@ SCENARIOS = [
     a_storage_resource_may_be_written_as_any_resource,
     several_resources_in_one_call,
     resources_are_modified_and_removed,
+    a_cancellable_job_is_cancelled,
     a_planned_vm_is_defined_and_realised,
     generation_one_has_its_controllers,
 ]

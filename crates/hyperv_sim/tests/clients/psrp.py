@@ -14,11 +14,13 @@ from names import A, S
 class Psrp(Client):
     """Basic, or NTLM with sealed messages over HTTP, or either over HTTPS."""
 
-    def __init__(self, url, user, password, auth, certificate=None, checker=None, **options):
+    def __init__(self, url, user, password, auth, certificate=None, sealed=None):
         scheme, _, rest = url.partition("://")
         server, _, port = rest.partition("/")[0].partition(":")
-        self.checker = checker or rules.Checker()
+        self.checker = rules.Checker()
+        self.account = user, password
         self.certificate = certificate
+        self.sealed = (auth == "ntlm" and scheme == "http") if sealed is None else sealed
         self.wsman = WSMan(
             server,
             port=int(port),
@@ -27,11 +29,9 @@ class Psrp(Client):
             ssl=scheme == "https",
             auth=auth,
             cert_validation=certificate or False,
-            encryption="always" if auth == "ntlm" and scheme == "http" else "never",
+            encryption="always" if self.sealed else "never",
             no_proxy=True,
-            **options,
         )
-        self.sealed = auth == "ntlm" and scheme == "http"
         # The last message sent, the last HTTP response, and its content once it is unsealed.
         self.sent = None
         self.received = None

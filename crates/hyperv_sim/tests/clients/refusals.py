@@ -136,6 +136,19 @@ def stale_contexts(host, client):
     assert len(client.elements(COMPUTER)) == 2
 
 
+def operations_time_out(host, client):
+    """A method that takes longer than the request allows is w:TimedOut; it may well have been carried out."""
+    vm = host.vm(sizes_mib=())
+    host.ctl("fault", "set", "slow_millis=3000")
+    host.ctl("fault", "add", "slow-reply", "--on", "RequestStateChange", "--times", "1")
+    client.wsman.operation_timeout = 1
+    body = "<p:RequestedState>3</p:RequestedState>"
+    fault = client.refused("w:TimedOut", lambda: client.invoke(COMPUTER, "RequestStateChange", body, Name=vm))
+    assert fault.wsman_code == 2150858793, fault
+    client.wsman.operation_timeout = 20
+    assert client.get(COMPUTER, Name=vm)["EnabledState"] in ("2", "3", "4")
+
+
 def wrong_credentials(host, client):
     """A wrong password and an unknown user get 401, every time."""
     wsman = client.wsman.transport

@@ -402,7 +402,7 @@ class Checker:
         if not self.must(good, f"ReturnValue is {[found.text for found in code]}"):
             return
         started = int(code[0].text) == names.JOB_STARTED
-        known = OUT.get(method)
+        known = OUT.get(f"{names.class_of(resource_uri)}.{method}", OUT.get(method))
         for name, kind in (known or {}).items():
             elements = groups.pop(name, [])
             if kind in (ARRAY, ITEMS):

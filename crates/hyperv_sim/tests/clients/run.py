@@ -2,7 +2,7 @@
 
 The environment says where the host is: REPRISE_EXE, REPRISE_FOLDER, REPRISE_URL, REPRISE_USER, REPRISE_PASSWORD,
 REPRISE_AUTH (`basic`, `ntlm`, or `bare` for the client of the standard library), REPRISE_CERTIFICATE (of an HTTPS host).
-`--list` prints the scenarios of `pypsrp` and those of the other client, each on a line with its kind.
+`--list` prints all scenarios, each on a line with its kind.
 """
 
 import importlib
@@ -12,8 +12,9 @@ import traceback
 
 from host import Host
 
-# A scenario takes a host and a client; the bare ones need nothing but the standard library.
-MODULES = {"pypsrp": ("reading", "checkpoints", "machines", "refusals"), "bare": ("bare",)}
+# A scenario takes a host and a client. Those of kind `pypsrp` are for every form of authentication, those of kind `sealed`
+# for NTLM over HTTP; the bare ones need nothing but the standard library.
+MODULES = {"pypsrp": ("reading", "checkpoints", "machines", "refusals"), "sealed": ("sealed",), "bare": ("bare",)}
 
 
 def scenarios(kind):
@@ -38,7 +39,8 @@ def main(arguments):
         return 0
     (name,) = arguments
     auth = os.environ["REPRISE_AUTH"]
-    found = [found for found in scenarios("bare" if auth == "bare" else "pypsrp") if found.__name__ == name]
+    kinds = ["bare"] if auth == "bare" else ["pypsrp", "sealed"]
+    found = [found for kind in kinds for found in scenarios(kind) if found.__name__ == name]
     assert len(found) == 1, f"{len(found)} scenarios are named {name}"
     host = Host(os.environ["REPRISE_EXE"], os.environ["REPRISE_FOLDER"], os.environ["REPRISE_URL"])
     client = connect(
