@@ -12,9 +12,14 @@ use crate::{Error, ErrorKind};
 const MAX_SCSI_CONTROLLERS: usize = 4;
 
 impl Host {
-    /// Adds parts to settings. What they became is read from the settings again, as a job names no results. Where the
-    /// answer is lost the caller's step is repeated: it finds what is there by then.
-    pub(super) async fn add_parts(&self, settings: &str, parts: &[Instance]) -> Result<(), Error> {
+    /// Adds parts to settings that had the parts `before`. What they became is read from the settings again, as a job
+    /// names no results; where the answer is lost, new parts of the same types are the proof that it was done.
+    pub(super) async fn add_parts(
+        &self,
+        settings: &str,
+        before: &Components,
+        parts: &[Instance],
+    ) -> Result<(), Error> {
         let parameters = Properties::new()
             .with(
                 "AffectedConfiguration",
@@ -24,14 +29,24 @@ impl Host {
                 "ResourceSettings",
                 parts.iter().map(Value::embedded).collect::<Vec<_>>(),
             );
-        match self
+        let error = match self
             .call(objects::MANAGEMENT, "AddResourceSettings", parameters)
             .await
         {
-            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                Err(self.wait_quiet(error).await)
-            }
-            result => result.map(drop),
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => self.wait_quiet(error).await,
+            result => return result.map(drop),
+        };
+        let settings = Instance::new(objects::SETTINGS).with("InstanceID", settings);
+        let after = self.components(&settings).await?;
+        let types: Vec<_> = parts.iter().map(|part| part.u16("ResourceType")).collect();
+        let added = after.parts.iter().filter(|part| {
+            types.contains(&part.u16("ResourceType"))
+                && !before.parts.iter().any(|old| id_key(old) == id_key(part))
+        });
+        if added.count() >= parts.len() {
+            Ok(())
+        } else {
+            Err(error)
         }
     }
 
@@ -46,7 +61,7 @@ impl Host {
             .await
     }
 
-    /// Removes parts.
+    /// Removes parts; ones that are gone when the answer was lost were removed.
     pub(super) async fn remove_parts(&self, parts: &[&Instance]) -> Result<(), Error> {
         if parts.is_empty() {
             return Ok(());
@@ -56,15 +71,21 @@ impl Host {
             .map(|part| Value::Epr(reference(part)))
             .collect::<Vec<_>>();
         let parameters = Properties::new().with("ResourceSettings", references);
-        match self
+        let error = match self
             .call(objects::MANAGEMENT, "RemoveResourceSettings", parameters)
             .await
         {
-            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
-                Err(self.wait_quiet(error).await)
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => self.wait_quiet(error).await,
+            result => return result.map(drop),
+        };
+        for part in parts {
+            match self.session.get(&reference(part)).await {
+                Ok(_) => return Err(error),
+                Err(gone) if gone.kind() == ErrorKind::NotFound => {}
+                Err(other) => return Err(other),
             }
-            result => result.map(drop),
         }
+        Ok(())
     }
 
     /// Adds SCSI controllers until there are `count`.
@@ -79,20 +100,22 @@ impl Host {
             );
             return Err(Error::Refused { what });
         }
-        let parts = self.components(settings).await?;
-        let present = parts.of_type(resource_type::SCSI).count();
         // One call each: the place in the list, which is a controller's number, follows from the order of calls.
-        for _ in present..count {
+        loop {
+            let parts = self.components(settings).await?;
+            if parts.of_type(resource_type::SCSI).count() >= count {
+                return Ok(());
+            }
             let controller = Instance::new(objects::RESOURCE)
                 .with("ResourceType", resource_type::SCSI)
                 .with("ResourceSubType", objects::SUBTYPE_SCSI);
             self.add_parts(
                 settings.text("InstanceID").unwrap_or_default(),
+                &parts,
                 &[controller],
             )
             .await?;
         }
-        Ok(())
     }
 
     /// Makes sure that a slot holds this file: the drive is added where it is missing, the file added or replaced.
@@ -135,17 +158,11 @@ impl Host {
             .with("ResourceSubType", objects::SUBTYPE_DISK)
             .with("Parent", drive_path)
             .with("HostResource", Value::texts([path]));
-        let result = self.add_parts(id, &[media]).await;
-        let unknown = result
+        let result = self.add_parts(id, &parts, &[media]).await;
+        let failed = result
             .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::ResultUnknown);
-        if unknown {
-            let parts = self.components(settings).await?;
-            let drive = parts.drives().into_iter().find(|drive| drive.slot == slot);
-            if drive.and_then(|drive| drive.media).and_then(disk_path) == Some(path) {
-                return Ok(());
-            }
-        } else if result.is_err() && added {
+            .is_err_and(|error| error.kind() != ErrorKind::ResultUnknown);
+        if failed && added {
             // An empty drive of ours is worth nothing.
             let drive = Instance::new(objects::RESOURCE).with("InstanceID", drive_id);
             if let Err(error) = self.remove_parts(&[&drive]).await {
@@ -186,7 +203,7 @@ impl Host {
                 objects::path_text(&host, &by_instance_id(objects::RESOURCE, &drive_id)),
             )
             .with("HostResource", Value::texts([iso]));
-        self.add_parts(id, &[media]).await
+        self.add_parts(id, &parts, &[media]).await
     }
 
     /// Adds a drive and returns its InstanceID.
@@ -218,21 +235,17 @@ impl Host {
             .with("ResourceSubType", subtype)
             .with("Parent", controller)
             .with("AddressOnParent", slot.slot.to_string());
-        let lost = match self.add_parts(settings, &[drive]).await {
-            Err(error) if error.kind() == ErrorKind::ResultUnknown => Some(error),
-            result => result.map(|()| None)?,
-        };
+        self.add_parts(settings, parts, &[drive]).await?;
         let settings = Instance::new(objects::SETTINGS).with("InstanceID", settings);
         let parts = self.components(&settings).await?;
         let added = parts.drives().into_iter().find(|drive| drive.slot == slot);
         let id = added
             .and_then(|drive| drive.drive.text("InstanceID"))
             .map(str::to_owned);
-        let nonsense = || Error::Nonsense {
+        id.ok_or_else(|| Error::Nonsense {
             doing: "AddResourceSettings".into(),
             what: format!("it succeeded, but there is no drive at {slot}"),
-        };
-        id.ok_or_else(|| lost.unwrap_or_else(nonsense))
+        })
     }
 
     /// Removes what a slot holds and the drive itself.
@@ -273,8 +286,10 @@ impl Host {
                     .with("Parent", objects::path_text(&host, &reference(nic)))
                     .with("HostResource", Value::texts([target]))
                     .with("EnabledState", 2_u16);
+                let before = self.components(settings).await?;
                 self.add_parts(
                     settings.text("InstanceID").unwrap_or_default(),
+                    &before,
                     &[connection],
                 )
                 .await
@@ -285,9 +300,8 @@ impl Host {
     /// Adds an adapter, with its connection.
     pub(super) async fn add_nic(&self, settings: &Instance, wanted: &Nic) -> Result<(), Error> {
         let id = settings.text("InstanceID").unwrap_or_default();
-        let before: Vec<String> = self
-            .components(settings)
-            .await?
+        let parts_before = self.components(settings).await?;
+        let before: Vec<String> = parts_before
             .nics()
             .iter()
             .map(|nic| id_key(nic.nic))
@@ -301,7 +315,8 @@ impl Host {
             .with("ResourceType", resource_type::NIC)
             .with("ResourceSubType", subtype)
             .with("ElementName", wanted.name.as_str());
-        self.add_parts(id, &[with_mac(nic, wanted)]).await?;
+        self.add_parts(id, &parts_before, &[with_mac(nic, wanted)])
+            .await?;
         if wanted.switch.is_none() {
             return Ok(());
         }

@@ -300,9 +300,8 @@ impl Host {
     pub async fn validate_planned(&self, id: VmId) -> Result<(), Error> {
         // [U] The parameter's name stands in public documentation but was not seen on a real host.
         let parameters = Properties::new().with("PlannedSystem", objects::planned_vm(id));
-        self.call(objects::MANAGEMENT, "ValidatePlannedSystem", parameters)
-            .await
-            .map(drop)
+        // It changes nothing: where the answer is lost, it is asked again.
+        self.call_setting("ValidatePlannedSystem", parameters).await
     }
 
     /// Registers a planned VM and returns the id it has now.

@@ -13,7 +13,7 @@ use wsman::{FaultClass, Instance, Properties, Value};
 
 use super::vm::{Checkpoint, CheckpointKind};
 use super::{Host, objects};
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// CopySnapshotConfiguration of an export.
 mod copy {
@@ -93,6 +93,13 @@ impl Host {
             .call(objects::MANAGEMENT, "ExportSystemDefinition", parameters)
             .await
             .map(drop);
+        let exported = match exported {
+            // Which files there are now is for the caller to see; the host is at least done with it.
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                Err(self.wait_quiet(error).await)
+            }
+            result => result,
+        };
         // Also after a failure: the host may have switched it off before it failed.
         let merging = self.switch_merging_on(vm).await;
         match (exported, merging) {

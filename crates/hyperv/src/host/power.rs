@@ -61,8 +61,16 @@ impl Host {
         let parameters = Properties::new()
             .with("Force", true)
             .with("Reason", "Reprise restores this VM");
-        self.call_on(component, "InitiateShutdown", parameters)
-            .await?;
+        match self
+            .call_on(component, "InitiateShutdown", parameters)
+            .await
+        {
+            // The guest shows whether it heard.
+            Err(error) if error.kind() == ErrorKind::ResultUnknown => {
+                tracing::warn!("waiting for VM {vm} to shut down all the same: {error}");
+            }
+            result => result.map(drop)?,
+        }
         self.wait_for_power(vm, PowerState::Off).await
     }
 

@@ -10,6 +10,7 @@ mod backup;
 mod checkpoints;
 mod inventory;
 mod jobs;
+mod lost;
 mod merging;
 mod peer;
 mod proxy;

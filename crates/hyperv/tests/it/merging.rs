@@ -319,3 +319,106 @@ async fn a_copy_of_a_disk_gets_an_identity_of_its_own() {
     assert_eq!(sim.host.disk_file(disk).await.unwrap().disk_id, original);
     sim.host.attach_disk(vm, copy, None).await.unwrap();
 }
+
+/// Exports as other programs do: without switching merging on again.
+async fn export_carelessly(sim: &Sim, vm: VmId) {
+    let service = "SELECT * FROM Msvm_VirtualSystemManagementService";
+    let service = sim
+        .host
+        .session()
+        .query_eprs(NS, service)
+        .await
+        .expect("services can be listed")
+        .remove(0);
+    let settings = Instance::new("Msvm_VirtualSystemExportSettingData")
+        .with("CopyVmStorage", false)
+        .with("CopySnapshotConfiguration", 1_u8);
+    let system = Epr::new(NS, "Msvm_ComputerSystem")
+        .with("CreationClassName", "Msvm_ComputerSystem")
+        .with("Name", vm.to_string());
+    let parameters = Properties::new()
+        .with("ComputerSystem", system)
+        .with("ExportDirectory", r"C:\Export")
+        .with("ExportSettingData", wsman::Value::embedded(&settings));
+    sim.host
+        .session()
+        .invoke(&service, "ExportSystemDefinition", parameters)
+        .await
+        .expect("it can be exported");
+    while sim.host.merges_disks(vm).await.expect("the host tells") {
+        tokio::task::yield_now().await;
+    }
+    sim.host.wait_settled(vm).await.expect("the export ends");
+}
+
+/// Renames a recovery checkpoint, which the driver does only to its own.
+async fn rename(sim: &Sim, checkpoint: &str, name: &str) {
+    let service = "SELECT * FROM Msvm_VirtualSystemManagementService";
+    let session = sim.host.session();
+    let services = session.query_eprs(NS, service).await;
+    let service = services.expect("services can be listed").remove(0);
+    let settings = Instance::new("Msvm_VirtualSystemSettingData")
+        .with("InstanceID", checkpoint)
+        .with("ElementName", name);
+    let parameters = Properties::new().with("SystemSettings", wsman::Value::embedded(&settings));
+    session
+        .invoke(&service, "ModifySystemSettings", parameters)
+        .await
+        .expect("it can be renamed");
+}
+
+#[tokio::test]
+async fn a_backup_after_a_careless_export_leaves_no_file_behind() {
+    for ends_well in [false, true] {
+        let sim = Sim::start(false).await;
+        let vm = sim.add_vm("web", 2, 1).await;
+        sim.power(vm, PowerAction::On).await;
+        let host = &sim.host;
+        let wish = model::ConsistencyWish::Crash;
+        let taken = host
+            .take_checkpoint(vm, wish, crate::sim::mark(1))
+            .await
+            .unwrap();
+        export_carelessly(&sim, vm).await;
+        if ends_well {
+            host.convert_to_reference_point(vm, &taken.id, &[])
+                .await
+                .unwrap();
+        } else {
+            host.destroy_checkpoint(vm, &taken.id).await.unwrap();
+        }
+        host.wait_merged(vm).await.unwrap();
+        assert!(host.merges_disks(vm).await.unwrap());
+        let files = sim.all_files().await;
+        assert!(
+            !files.iter().any(|path| path.ends_with(".avhdx")),
+            "{files:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn merging_that_another_backup_switched_off_is_left_alone_and_told() {
+    let sim = Sim::start(false).await;
+    let vm = sim.add_vm("web", 2, 1).await;
+    let host = &sim.host;
+    let mine = host.create_checkpoint(vm, "mine").await.unwrap();
+    let wish = model::ConsistencyWish::Crash;
+    let other = host
+        .take_checkpoint(vm, wish, crate::sim::mark(1))
+        .await
+        .unwrap();
+    rename(&sim, &other.id, "another product").await;
+    export_carelessly(&sim, vm).await;
+    let merges = host.delete_checkpoint(vm, &mine, false).await.unwrap();
+    assert!(!host.merges_disks(vm).await.unwrap());
+    if merges.is_empty() {
+        panic!("a file is to be merged");
+    }
+    let error = host
+        .wait_merged_with(vm, &merges, |_| {})
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
+    assert!(error.to_string().contains("switched off"), "{error}");
+}
