@@ -61,6 +61,9 @@ pub(crate) fn create(engine: &Engine, vm_id: Uuid, wish: Wish<'_>) -> Result<(),
             volume::need_room(engine, &path, CHILD_BYTES, "CreateSnapshot")?;
         }
         disks.detach_all(engine);
+        if wish.kind == CheckpointKind::User {
+            forget_changes(engine, &vm)?;
+        }
         let frozen = freeze(engine, &vm, &slots, &children, wish);
         let result = frozen.and_then(|marks| {
             engine.update_vm(vm_id, |vm| {
@@ -80,6 +83,19 @@ pub(crate) fn create(engine: &Engine, vm_id: Uuid, wish: Wish<'_>) -> Result<(),
         reattach(engine, disks, vm_id)?;
         result
     })
+}
+
+/// Ends tracking of a VM's disks where a setting says that user checkpoints do so.
+fn forget_changes(engine: &Engine, vm: &Vm) -> Result<(), Failure> {
+    if engine.knobs().rct_survives_checkpoints {
+        return Ok(());
+    }
+    for slot in vm.definition.disk_slots() {
+        let base = base_of(vm, &parse_path(&slot.path)?)?;
+        rct::remove(&engine.local(&base))
+            .map_err(|err| Failure::io(format!("end tracking of '{base}'"), &err))?;
+    }
+    Ok(())
 }
 
 /// Gives a VM that holds its disks those it names now; a VM that cannot have them is off.
@@ -329,6 +345,13 @@ pub(crate) fn destroy_and(
             .flatten()
             .collect();
         let server = engine.name();
+        let is_users = |id: &Uuid| {
+            vm.checkpoint(*id)
+                .is_some_and(|checkpoint| checkpoint.kind == CheckpointKind::User)
+        };
+        if ids.iter().any(is_users) {
+            forget_changes(engine, &vm)?;
+        }
         engine.update_vm(vm_id, |vm| {
             for &id in ids {
                 let Some(at) = vm

@@ -19,6 +19,7 @@ pub(crate) mod kind {
     pub(crate) const SCSI_CONTROLLER: u64 = 6;
     pub(crate) const FC_PORT: u64 = 7;
     pub(crate) const NIC: u64 = 10;
+    pub(crate) const DISKETTE_DRIVE: u64 = 14;
     pub(crate) const DVD_DRIVE: u64 = 16;
     pub(crate) const DISK_DRIVE: u64 = 17;
     pub(crate) const SERIAL_PORT: u64 = 21;
@@ -35,6 +36,7 @@ pub(crate) mod subtype {
     pub(crate) const DISK_DRIVE: &str = "Microsoft:Hyper-V:Synthetic Disk Drive";
     pub(crate) const PHYSICAL_DISK: &str = "Microsoft:Hyper-V:Physical Disk Drive";
     pub(crate) const DVD_DRIVE: &str = "Microsoft:Hyper-V:Synthetic DVD Drive";
+    pub(crate) const DISKETTE_DRIVE: &str = "Microsoft:Hyper-V:Synthetic Diskette Drive";
     pub(crate) const DISK: &str = "Microsoft:Hyper-V:Virtual Hard Disk";
     pub(crate) const ISO: &str = "Microsoft:Hyper-V:Virtual CD/DVD Disk";
     pub(crate) const FLOPPY: &str = "Microsoft:Hyper-V:Virtual Floppy Disk";

@@ -4,6 +4,7 @@
 //! that whoever reads the host's files honours. A VM that is off or saved holds nothing.
 
 use std::fs::{File, TryLockError};
+use std::io::Read;
 use std::sync::Arc;
 
 use vhdx::{DiskWriter, Durability, FileInfo, Format, ParentLocator, Vhdx};
@@ -41,8 +42,8 @@ pub(crate) fn open_file(engine: &Engine, path: &WinPath, hold: Hold) -> Result<A
             "the media is write protected: '{path}' is on a shadow copy"
         )));
     }
-    let local = engine.local(path);
     let io = |err| Failure::io(format!("open '{path}'"), &err);
+    let local = engine.local(&backing_of(engine, path).map_err(io)?);
     let file = File::options()
         .read(true)
         .write(hold == Hold::Exclusive)
@@ -61,6 +62,23 @@ pub(crate) fn open_file(engine: &Engine, path: &WinPath, hold: Hold) -> Result<A
         )),
         Err(TryLockError::Error(err)) => Err(io(err)),
     }
+}
+
+/// Returns the file a VHD set keeps its disk in; another file is its own.
+///
+/// A set made by this host holds the name of that file and nothing else.
+fn backing_of(engine: &Engine, path: &WinPath) -> std::io::Result<WinPath> {
+    const MAX_NAME_BYTES: u64 = 1024;
+    if !path.file_name().to_lowercase().ends_with(".vhds") {
+        return Ok(path.clone());
+    }
+    let mut name = String::new();
+    File::open(engine.local(path))?
+        .take(MAX_NAME_BYTES)
+        .read_to_string(&mut name)?;
+    path.parent()
+        .join(&name)
+        .map_err(|err| std::io::Error::new(std::io::ErrorKind::InvalidData, err))
 }
 
 /// Opens one disk file and reads what it says about itself.

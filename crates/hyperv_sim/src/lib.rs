@@ -11,6 +11,7 @@ mod checkpoints;
 mod children;
 mod cim;
 mod clock;
+mod cluster;
 mod config_files;
 mod config_format;
 pub mod ctl;

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::SimError;
+use crate::cim::Manner;
+use crate::cluster::Cluster;
 use crate::ctl::RuleInfo;
 use crate::definition::Definition;
 use crate::jobs::Job;
@@ -35,6 +37,9 @@ pub(crate) struct HostState {
     /// The number of the newest shadow copy there ever was.
     #[serde(default)]
     pub(crate) last_shadow: u32,
+    /// The cluster it is a node of.
+    #[serde(default)]
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) switches: Vec<Switch>,
     pub(crate) faults: Vec<RuleInfo>,
     pub(crate) knobs: Knobs,
@@ -84,6 +89,16 @@ pub(crate) struct Knobs {
     pub(crate) coarse_bytes: u64,
     /// Whether NULL arrays are written as one nil element.
     pub(crate) nil_arrays: bool,
+    /// Whether RCT ids stay good when a user checkpoint is taken or deleted; not confirmed on real hosts.
+    pub(crate) rct_survives_checkpoints: bool,
+    /// How `EnabledState` says paused and saved.
+    pub(crate) enabled_states: EnabledStates,
+    /// Time zone of datetimes in minutes east of UTC; 0: written with `Z`.
+    pub(crate) datetime_offset: u64,
+    /// Whether paths within texts say `Root\Virtualization\V2`.
+    pub(crate) capital_paths: bool,
+    /// Language of `Caption`.
+    pub(crate) language: Language,
     /// Which id a recovery checkpoint's configuration imports to.
     pub(crate) recovery_import_id: RecoveryImportId,
     /// Largest reply in bytes, whatever a client asks for.
@@ -121,6 +136,34 @@ pub(crate) enum RecoveryImportId {
     Checkpoint,
 }
 
+/// The two sets of values that hosts were seen to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EnabledStates {
+    /// Saved 6, paused 9.
+    V2,
+    /// Saved 32769, paused 32768.
+    V1,
+}
+
+/// The language of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Language {
+    English,
+    German,
+}
+
+impl Knobs {
+    pub(crate) fn manner(&self) -> Manner {
+        Manner {
+            nil_arrays: self.nil_arrays,
+            offset_minutes: i16::try_from(self.datetime_offset).unwrap_or(0),
+            capital_paths: self.capital_paths,
+        }
+    }
+}
+
 impl Default for Knobs {
     fn default() -> Self {
         Self {
@@ -129,6 +172,11 @@ impl Default for Knobs {
             partial_changes: 0,
             coarse_bytes: 512,
             nil_arrays: false,
+            rct_survives_checkpoints: true,
+            enabled_states: EnabledStates::V2,
+            datetime_offset: 0,
+            capital_paths: false,
+            language: Language::English,
             recovery_import_id: RecoveryImportId::Vm,
             envelope_bytes: 512_000,
             slow_millis: 2_000,
@@ -157,12 +205,14 @@ pub(crate) enum Power {
 
 impl Power {
     /// Returns `EnabledState`.
-    pub(crate) fn enabled_state(self) -> u64 {
-        match self {
-            Power::Running => 2,
-            Power::Off => 3,
-            Power::Saved => 6,
-            Power::Paused => 9,
+    pub(crate) fn enabled_state(self, set: EnabledStates) -> u64 {
+        match (self, set) {
+            (Power::Running, _) => 2,
+            (Power::Off, _) => 3,
+            (Power::Saved, EnabledStates::V2) => 6,
+            (Power::Paused, EnabledStates::V2) => 9,
+            (Power::Saved, EnabledStates::V1) => 32769,
+            (Power::Paused, EnabledStates::V1) => 32768,
         }
     }
 
@@ -217,6 +267,21 @@ pub(crate) struct Vm {
     /// Key protector, in the host's own form.
     #[serde(default)]
     pub(crate) key_protector: Vec<u8>,
+    /// Whether it is a role of the cluster.
+    #[serde(default)]
+    pub(crate) clustered: bool,
+    #[serde(default)]
+    pub(crate) replication: Replication,
+}
+
+/// Which end of a replication a VM is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Replication {
+    #[default]
+    None,
+    Primary,
+    Replica,
 }
 
 /// A checkpoint.
@@ -285,6 +350,8 @@ impl Vm {
             merge_put_off: false,
             chain_locked: false,
             key_protector: Vec::new(),
+            clustered: false,
+            replication: Replication::None,
         }
     }
 
@@ -390,6 +457,7 @@ pub(crate) fn new_host(name: &str, volumes: &[(char, u64)], now: Timestamp) -> H
             .collect(),
         shadows: Vec::new(),
         last_shadow: 0,
+        cluster: None,
         switches: Vec::new(),
         faults: Vec::new(),
         knobs: Knobs::default(),

@@ -140,6 +140,29 @@ pub(crate) fn files(engine: &Engine) -> Vec<FileInfo> {
     files
 }
 
+/// Lists the folders of every volume.
+pub(crate) fn folders(engine: &Engine) -> Vec<WinPath> {
+    let mut found = Vec::new();
+    for volume in engine.read(|state| state.host.volumes.clone()) {
+        let (_, mounted) = local_folders(engine, &volume);
+        let mut open = vec![volume.root()];
+        while let Some(folder) = open.pop() {
+            let entries = std::fs::read_dir(engine.local(&folder));
+            for entry in entries.into_iter().flatten().flatten() {
+                let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if is_folder
+                    && !mounted.contains(&entry.path())
+                    && let Ok(below) = folder.join(&entry.file_name().to_string_lossy())
+                {
+                    open.push(below);
+                }
+            }
+            found.push(folder);
+        }
+    }
+    found
+}
+
 /// Visits every file below a folder, without the folders in `skip`. Links are not followed.
 pub(crate) fn walk(
     folder: &Path,

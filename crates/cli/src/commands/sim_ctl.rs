@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use hyperv_sim::ctl::{
-    Command, DiskAdd, DiskSelector, FaultRule, FaultSpec, GuestContent, PowerAction, Reply, VmAdd,
-    VmInfo,
+    Command, DiskAdd, DiskSelector, FaultRule, FaultSpec, FeatureAdd, GuestContent, PowerAction,
+    Reply, VmAdd, VmFeature, VmInfo,
 };
 
 use crate::exit::Exit;
@@ -48,6 +48,17 @@ enum Noun {
     /// Volumes of the host
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// Make the host a node of a failover cluster; volumes below C:\ClusterStorage are shared
+    #[command(
+        after_help = "Example:\n  reprise sim ctl cluster CL01 --node HV02 --dir hv01\n  reprise sim ctl volume set 'C:\\ClusterStorage\\Volume1' --capacity 100GiB --dir hv01"
+    )]
+    Cluster {
+        /// Name of the cluster
+        name: String,
+        /// Name of another node, which is down; may be repeated
+        #[arg(long = "node", value_name = "NAME")]
+        nodes: Vec<String>,
+    },
     /// Make the host misbehave
     #[command(subcommand)]
     Fault(FaultVerb),
@@ -87,6 +98,40 @@ enum VmVerb {
         /// A network adapter on this switch, which is made where it is missing; may be repeated
         #[arg(long = "nic", value_name = "SWITCH")]
         nics: Vec<String>,
+    },
+    /// Give a VM something that a backup must recognise: a pass-through disk, a TPM, a VLAN and so on
+    #[command(
+        after_help = "Example:\n  reprise sim ctl vm feature web01 pass-through --dir hv01\n  reprise sim ctl vm feature web01 vlan --number 12 --dir hv01"
+    )]
+    Feature {
+        /// Name or id
+        vm: String,
+        /// What it gets
+        feature: VmFeature,
+        /// Path on the host of the file it needs [default: beside the VM's other files]
+        #[arg(long, value_name = "PATH")]
+        path: Option<String>,
+        /// Name of the switch or checkpoint
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Number of the VLAN or of the host's disk
+        #[arg(long, value_name = "N")]
+        number: Option<u16>,
+    },
+    /// Add many VMs with empty disks, to see how things go with a full host
+    #[command(
+        after_help = "Example:\n  reprise sim ctl vm populate --count 500 --disks 4 --dir hv01"
+    )]
+    Populate {
+        /// What the VMs' names and their folder on C: begin with
+        #[arg(long, value_name = "PREFIX", default_value = "vm")]
+        prefix: String,
+        /// How many VMs
+        #[arg(long, value_name = "N")]
+        count: u32,
+        /// Disks of each VM
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        disks: u32,
     },
     /// List the VMs
     #[command(after_help = "Example:\n  reprise sim ctl vm list --dir hv01")]
@@ -206,7 +251,7 @@ enum VolumeVerb {
     /// Set the capacity of a volume, which is made where it is missing
     #[command(after_help = "Example:\n  reprise sim ctl volume set C --capacity 10GiB --dir hv01")]
     Set {
-        /// Drive letter
+        /// Drive letter, or the folder it is mounted at, such as C:\Mount\Data
         volume: String,
         /// Capacity
         #[arg(long, value_name = "SIZE", value_parser = values::size)]
@@ -294,6 +339,32 @@ fn command(noun: Noun) -> Result<Command, Failure> {
             disks: disks.into_iter().map(absolute).collect::<Result<_, _>>()?,
             nics,
         }),
+        Noun::Vm(VmVerb::Feature {
+            vm,
+            feature,
+            path,
+            name,
+            number,
+        }) => Command::VmFeature(FeatureAdd {
+            vm,
+            feature,
+            path,
+            name,
+            number,
+        }),
+        Noun::Vm(VmVerb::Populate {
+            prefix,
+            count,
+            disks,
+        }) => Command::VmPopulate {
+            prefix,
+            count,
+            disks,
+        },
+        Noun::Cluster { name, nodes } => Command::ClusterMake {
+            name,
+            others: nodes,
+        },
         Noun::Vm(VmVerb::List) => Command::VmList,
         Noun::Vm(VmVerb::Show { vm }) => Command::VmShow { vm },
         Noun::Vm(VmVerb::Remove { vm }) => Command::VmRemove { vm },

@@ -18,6 +18,7 @@ pub(crate) enum Value {
     Signed(i64),
     Text(String),
     List(Vec<Value>),
+    Embedded(Bag),
 }
 
 impl Value {
@@ -37,7 +38,11 @@ impl Value {
     pub(crate) fn as_text(&self) -> Option<&str> {
         match self {
             Value::Text(text) => Some(text),
-            Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::List(_) => None,
+            Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::List(_)
+            | Value::Embedded(_) => None,
         }
     }
 
@@ -46,7 +51,7 @@ impl Value {
             Value::Unsigned(number) => Some(*number),
             Value::Signed(number) => u64::try_from(*number).ok(),
             Value::Text(text) => text.trim().parse().ok(),
-            Value::Bool(_) | Value::List(_) => None,
+            Value::Bool(_) | Value::List(_) | Value::Embedded(_) => None,
         }
     }
 
@@ -55,16 +60,22 @@ impl Value {
             Value::Bool(flag) => Some(*flag),
             Value::Text(text) if text.eq_ignore_ascii_case("true") => Some(true),
             Value::Text(text) if text.eq_ignore_ascii_case("false") => Some(false),
-            Value::Unsigned(_) | Value::Signed(_) | Value::Text(_) | Value::List(_) => None,
+            Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Embedded(_) => None,
         }
     }
 
     pub(crate) fn items(&self) -> &[Value] {
         match self {
             Value::List(items) => items,
-            Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Text(_) => {
-                std::slice::from_ref(self)
-            }
+            Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Text(_)
+            | Value::Embedded(_) => std::slice::from_ref(self),
         }
     }
 
@@ -92,6 +103,7 @@ impl Value {
             }
             CimType::Text | CimType::Reference => Value::Text(text.to_owned()),
             CimType::Datetime => Value::Text(bare.to_owned()),
+            CimType::Object => return None,
         })
     }
 
@@ -102,6 +114,7 @@ impl Value {
             Value::Unsigned(number) => number.to_string(),
             Value::Signed(number) => number.to_string(),
             Value::Text(text) => text.clone(),
+            Value::Embedded(bag) => bag.class.clone(),
             Value::List(items) => items
                 .iter()
                 .map(Value::wire_text)

@@ -18,6 +18,8 @@ pub(crate) enum CimType {
     Datetime,
     /// Held as a WMI object path.
     Reference,
+    /// An object within the object.
+    Object,
 }
 
 impl CimType {
@@ -36,6 +38,7 @@ impl CimType {
             CimType::Signed(_) => "sint64",
             CimType::Datetime => "datetime",
             CimType::Reference => "ref",
+            CimType::Object => "object",
         }
     }
 
@@ -53,6 +56,7 @@ impl CimType {
             "sint64" => CimType::Signed(64),
             "datetime" => CimType::Datetime,
             "ref" => CimType::Reference,
+            "object" => CimType::Object,
             _ => return None,
         })
     }
@@ -151,11 +155,13 @@ pub(crate) fn cimv2(name: &str) -> &'static Class {
 
 pub(crate) const V2: &str = "root/virtualization/v2";
 pub(crate) const CIMV2: &str = "root/cimv2";
+/// There on nodes of a cluster only.
+pub(crate) const MSCLUSTER: &str = "root/MSCluster";
 
 /// Returns the namespace as this host spells it, or nothing where it has no such namespace.
 pub(crate) fn known_namespace(text: &str) -> Option<&'static str> {
     let plain = text.replace('\\', "/");
-    [V2, CIMV2]
+    [V2, CIMV2, MSCLUSTER]
         .into_iter()
         .find(|namespace| namespace.eq_ignore_ascii_case(plain.trim_matches('/')))
 }
@@ -257,6 +263,7 @@ mod tests {
     fn names_are_found_in_any_case_and_strangers_are_not() {
         assert!(find("Root\\Virtualization\\V2", "msvm_computersystem").is_some());
         assert!(find("root/cimv2", "Msvm_ComputerSystem").is_none());
-        assert!(find("root/MSCluster", "MSCluster_Cluster").is_none());
+        assert!(find("root/mscluster", "MSCluster_Cluster").is_some());
+        assert!(find("root/MSCluster", "Win32_Volume").is_none());
     }
 }

@@ -7,14 +7,24 @@ use wsman::{CimTime, Epr, Instance, ObjectPath};
 use super::object::{Object, Value};
 use super::schema::{self, CimType, Class, Property};
 
-/// Writes an object as a message holds it: scalars that are NULL are there as nil, arrays that are NULL are left out
-/// unless `nil_arrays`.
-pub(crate) fn instance(object: &Object, nil_arrays: bool) -> Instance {
+/// What hosts do differently from one another when they write an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// Whether NULL arrays are one nil element; left out otherwise.
+    pub(crate) nil_arrays: bool,
+    /// Time zone of datetimes in minutes east of UTC; `Z` for 0.
+    pub(crate) offset_minutes: i16,
+    /// Whether paths within texts say `Root\Virtualization\V2`.
+    pub(crate) capital_paths: bool,
+}
+
+/// Writes an object as a message holds it: scalars that are NULL are there as nil.
+pub(crate) fn instance(object: &Object, manner: Manner) -> Instance {
     let mut instance = Instance::new(object.class.name);
     for (property, value) in object.properties() {
         match value {
-            Some(value) => instance.set(property.name, wire_value(property, value)),
-            None if property.array && !nil_arrays => {}
+            Some(value) => instance.set(property.name, wire_value(property, value, manner)),
+            None if property.array && !manner.nil_arrays => {}
             None => instance.set(property.name, wsman::Value::Null),
         }
     }
@@ -26,23 +36,57 @@ pub(crate) fn to_cim_xml(object: &Object) -> String {
     let mut instance = Instance::new(object.class.name);
     for (property, value) in object.properties() {
         if let Some(value) = value {
-            instance.set(property.name, wire_value(property, value));
+            instance.set(
+                property.name,
+                wire_value(property, value, Manner::default()),
+            );
         }
     }
     instance.to_cim_xml()
 }
 
-fn wire_value(property: &Property, value: &Value) -> wsman::Value {
+fn wire_value(property: &Property, value: &Value, manner: Manner) -> wsman::Value {
     match value {
         Value::List(items) => wsman::Value::Array(
             items
                 .iter()
-                .map(|item| wire_value(property, item))
+                .map(|item| wire_value(property, item, manner))
                 .collect(),
         ),
-        Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Text(_) => {
-            wire_scalar(property.cim_type, value)
+        Value::Embedded(bag) => {
+            let mut instance = Instance::new(&bag.class);
+            for (name, value) in &bag.props {
+                instance.set(name, wsman::Value::Text(value.wire_text()));
+            }
+            wsman::Value::Instance(instance)
         }
+        Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Text(_) => {
+            let plain = wire_scalar(property.cim_type, value);
+            if let wsman::Value::Time(CimTime::Moment(moment)) = plain
+                && manner.offset_minutes != 0
+            {
+                return CimTime::Moment(moment.at_offset(manner.offset_minutes)).into();
+            }
+            if let (wsman::Value::Text(text), true) = (&plain, manner.capital_paths) {
+                return wsman::Value::Text(with_capitals(text));
+            }
+            plain
+        }
+    }
+}
+
+/// Writes the namespace of a path of this host the way some of its providers do.
+fn with_capitals(text: &str) -> String {
+    const PLAIN: &str = r"\root\virtualization\v2:";
+    match text.find(PLAIN) {
+        Some(at) if text.starts_with(r"\\") => {
+            format!(
+                r"{}\Root\Virtualization\V2:{}",
+                &text[..at],
+                &text[at + PLAIN.len()..]
+            )
+        }
+        Some(_) | None => text.to_owned(),
     }
 }
 
@@ -62,9 +106,13 @@ fn wire_scalar(cim_type: CimType, value: &Value) -> wsman::Value {
             .unwrap_or_else(text),
         CimType::Signed(_) => match value {
             Value::Signed(number) => wsman::Value::I64(*number),
-            Value::Bool(_) | Value::Unsigned(_) | Value::Text(_) | Value::List(_) => text(),
+            Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Embedded(_) => text(),
         },
-        CimType::Text => text(),
+        CimType::Text | CimType::Object => text(),
         CimType::Datetime => value
             .as_text()
             .and_then(|text| CimTime::parse(text).ok())

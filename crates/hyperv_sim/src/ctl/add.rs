@@ -67,11 +67,44 @@ fn build(
     server: &str,
     copied: &mut Vec<WinPath>,
 ) -> Result<(), CtlError> {
-    for (at, disk) in add.disks.iter().enumerate() {
-        let path = copy_disk(engine, disk)?;
-        copied.push(path.clone());
+    for disk in &add.disks {
+        copied.push(copy_disk(engine, disk)?);
+    }
+    let paths: Vec<String> = copied.iter().map(WinPath::to_string).collect();
+    build_disks(definition, add.generation, &paths, server)?;
+    for name in &add.nics {
+        let switch = switch(engine, name)?;
+        let wish = Embedded {
+            class: v2("Msvm_SyntheticEthernetPortSettingData"),
+            given: [("ResourceType".to_owned(), Value::Unsigned(kind::NIC))].into(),
+        };
+        let nic = resources::prepare(definition, server, &wish, false).map_err(failed)?;
+        definition.resources.push(nic.clone());
+        let path = wsman::ObjectPath::new("Msvm_VirtualEthernetSwitch")
+            .with("CreationClassName", "Msvm_VirtualEthernetSwitch")
+            .with("Name", guid(switch.id))
+            .on(server, V2);
+        put(
+            definition,
+            server,
+            kind::CONNECTION,
+            &nic,
+            Some(path.to_string()),
+        )?;
+    }
+    Ok(())
+}
+
+/// Attaches disk files, in order.
+pub(super) fn build_disks(
+    definition: &mut Definition,
+    generation: u8,
+    paths: &[String],
+    server: &str,
+) -> Result<(), CtlError> {
+    for (at, path) in paths.iter().enumerate() {
         // A first generation VM boots from IDE; everything else hangs on SCSI.
-        let ide = add.generation == 1 && at == 0;
+        let ide = generation == 1 && at == 0;
         let wanted = if ide {
             kind::IDE_CONTROLLER
         } else {
@@ -102,33 +135,14 @@ fn build(
             server,
             kind::STORAGE,
             &drive,
-            Some(path.to_string()),
-        )?;
-    }
-    for name in &add.nics {
-        let switch = switch(engine, name)?;
-        let wish = Embedded {
-            class: v2("Msvm_SyntheticEthernetPortSettingData"),
-            given: [("ResourceType".to_owned(), Value::Unsigned(kind::NIC))].into(),
-        };
-        let nic = resources::prepare(definition, server, &wish, false).map_err(failed)?;
-        definition.resources.push(nic.clone());
-        let path = wsman::ObjectPath::new("Msvm_VirtualEthernetSwitch")
-            .with("CreationClassName", "Msvm_VirtualEthernetSwitch")
-            .with("Name", guid(switch.id))
-            .on(server, V2);
-        put(
-            definition,
-            server,
-            kind::CONNECTION,
-            &nic,
-            Some(path.to_string()),
+            Some(path.clone()),
         )?;
     }
     Ok(())
 }
 
-fn put(
+/// Puts a resource into another one.
+pub(super) fn put(
     definition: &mut Definition,
     server: &str,
     resource_type: u64,
@@ -153,7 +167,8 @@ fn put(
     Ok(bag)
 }
 
-fn switch(engine: &Engine, name: &str) -> Result<Switch, CtlError> {
+/// Finds a switch; makes it where it is missing.
+pub(super) fn switch(engine: &Engine, name: &str) -> Result<Switch, CtlError> {
     engine
         .update_host(|host| {
             if let Some(switch) = host.switches.iter().find(|switch| switch.name == name) {

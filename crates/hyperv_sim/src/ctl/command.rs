@@ -25,6 +25,24 @@ pub enum Command {
         /// Id or name.
         vm: String,
     },
+    /// Gives a VM something that a backup must recognise.
+    VmFeature(super::feature::FeatureAdd),
+    /// Adds many VMs with empty disks, off.
+    VmPopulate {
+        /// What their names and their folder begin with.
+        prefix: String,
+        /// How many.
+        count: u32,
+        /// Disks of each.
+        disks: u32,
+    },
+    /// Makes the host a node of a cluster.
+    ClusterMake {
+        /// Name of the cluster.
+        name: String,
+        /// Names of its other nodes.
+        others: Vec<String>,
+    },
     /// Changes a VM's power state and waits for it.
     Power {
         /// Id or name.

@@ -7,11 +7,14 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::add::add_vm;
+use super::feature::add_feature;
+use super::populate::populate;
 use super::show::{checkpoint_info, vm_info};
 use super::{
     BytesInfo, Command, CtlError, CtlErrorKind, FaultsInfo, PathInfo, PowerAction, Reply, RuleInfo,
     VmInfo, VolumeInfo,
 };
+use crate::cluster::Cluster;
 use crate::engine::Engine;
 use crate::failure::{Failure, code};
 use crate::guest;
@@ -60,6 +63,30 @@ pub(crate) fn execute(
                 )?;
             }
             run_job(engine, vm.id, Operation::Destroy { vm: vm.id })?;
+            Ok(Reply::Done)
+        }
+        Command::VmFeature(add) => {
+            add_feature(engine, &find(engine, &add.vm)?, add)?;
+            Ok(Reply::Vm(vm_info(engine, &find(engine, &add.vm)?)))
+        }
+        Command::VmPopulate {
+            prefix,
+            count,
+            disks,
+        } => {
+            populate(engine, prefix, *count, *disks)?;
+            Ok(Reply::Done)
+        }
+        Command::ClusterMake { name, others } => {
+            engine
+                .update_host(|host| {
+                    host.cluster = Some(Cluster {
+                        name: name.clone(),
+                        others: others.clone(),
+                    });
+                    Ok(())
+                })
+                .map_err(failed)?;
             Ok(Reply::Done)
         }
         Command::Power { vm, action } => power(engine, &find(engine, vm)?, *action),
@@ -284,7 +311,11 @@ fn run_job(engine: &Arc<Engine>, vm: Uuid, operation: Operation) -> Result<(), C
 }
 
 /// Changes a VM's checkpoints, with no merge under way before or after.
-fn change(engine: &Arc<Engine>, vm: Uuid, operation: CheckpointOperation) -> Result<(), CtlError> {
+pub(super) fn change(
+    engine: &Arc<Engine>,
+    vm: Uuid,
+    operation: CheckpointOperation,
+) -> Result<(), CtlError> {
     settle(engine, vm)?;
     run_job(engine, vm, Operation::Checkpoint { vm, operation })?;
     settle(engine, vm)

@@ -8,6 +8,8 @@ mod client;
 mod command;
 mod execute;
 mod fault_rule;
+mod feature;
+mod populate;
 mod reply;
 mod show;
 
@@ -20,6 +22,7 @@ pub use command::{
     Command, DiskAdd, DiskSelector, GuestContent, ParseCommandError, PowerAction, VmAdd,
 };
 pub use fault_rule::{FaultName, FaultRule, FaultSpec};
+pub use feature::{FeatureAdd, VmFeature};
 pub use reply::{
     BytesInfo, CheckpointInfo, DiskInfo, FaultsInfo, FileInfo, PathInfo, Reply, RuleInfo, VmInfo,
     VolumeInfo,

@@ -18,6 +18,7 @@ const TYPE_FIXED: u64 = 2;
 const TYPE_DYNAMIC: u64 = 3;
 const TYPE_DIFFERENCING: u64 = 4;
 const FORMAT_VHDX: u64 = 3;
+const FORMAT_VHD_SET: u64 = 4;
 
 /// Mode of CompactVirtualHardDisk: blocks of zeros are given up, too.
 const MODE_FULL: u64 = 0;
@@ -165,7 +166,14 @@ fn setting_data(call: &Call<'_>) -> Result<Answer, Failure> {
     let mut object = Object::new(v2("Msvm_VirtualHardDiskSettingData"))
         .with("Path", path.to_string())
         .with("Type", kind)
-        .with("Format", FORMAT_VHDX)
+        .with(
+            "Format",
+            if path.file_name().to_lowercase().ends_with(".vhds") {
+                FORMAT_VHD_SET
+            } else {
+                FORMAT_VHDX
+            },
+        )
         .with("MaxInternalSize", info.size)
         .with("BlockSize", u64::from(info.block_bytes))
         .with("LogicalSectorSize", u64::from(info.logical_sector_bytes))

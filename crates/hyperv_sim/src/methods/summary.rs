@@ -32,7 +32,10 @@ pub(super) fn summary(call: &Call<'_>) -> Result<Answer, Failure> {
             let active = definition.owner() == vm.definition.owner();
             if wanted.contains(&id.to_lowercase()) || (wanted.is_empty() && active) {
                 let object = of_settings(definition, vm.id)
-                    .with("EnabledState", vm.power.enabled_state())
+                    .with(
+                        "EnabledState",
+                        vm.power.enabled_state(call.engine.knobs().enabled_states),
+                    )
                     .with(
                         "OperationalStatus",
                         Value::numbers(objects::operational_status(call.engine, vm)),
@@ -96,10 +99,10 @@ fn of_settings(definition: &Definition, vm: Uuid) -> Object {
 }
 
 fn answer(call: &Call<'_>, items: Vec<Object>) -> Answer {
-    let nil_arrays = call.engine.knobs().nil_arrays;
+    let manner = call.engine.knobs().manner();
     let items = items
         .iter()
-        .map(|object| WireValue::Instance(instance(object, nil_arrays)))
+        .map(|object| WireValue::Instance(instance(object, manner)))
         .collect();
     Answer::done().with("SummaryInformation", WireValue::Array(items))
 }

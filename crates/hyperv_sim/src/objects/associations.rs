@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use wsman::ObjectPath;
 
 use super::vms;
-use crate::cim::{Bag, Class, Object, V2, Value, find, same_object, v2};
+use crate::cim::{Bag, Class, MSCLUSTER, Object, V2, Value, find, same_object};
 use crate::clock::now;
+use crate::cluster;
 use crate::definition::path_text;
 use crate::engine::{Engine, State};
 use crate::jobs::Job;
@@ -16,7 +17,7 @@ use crate::state::{Vm, guid};
 use crate::wql::AssocFilter;
 
 /// Association classes with the names of their two ends.
-const CLASSES: [(&str, &str, &str); 12] = [
+const CLASSES: [(&str, &str, &str); 17] = [
     ("Msvm_SettingsDefineState", "ManagedElement", "SettingData"),
     ("Msvm_SnapshotOfVirtualSystem", "Antecedent", "Dependent"),
     (
@@ -53,7 +54,33 @@ const CLASSES: [(&str, &str, &str); 12] = [
         "GroupComponent",
         "PartComponent",
     ),
+    (
+        "Msvm_EthernetPortSettingDataComponent",
+        "GroupComponent",
+        "PartComponent",
+    ),
+    (
+        "MSCluster_ClusterSharedVolumeToPartition",
+        "GroupComponent",
+        "PartComponent",
+    ),
+    (
+        "MSCluster_ResourceGroupToResource",
+        "GroupComponent",
+        "PartComponent",
+    ),
+    (
+        "MSCluster_NodeToActiveGroup",
+        "GroupComponent",
+        "PartComponent",
+    ),
+    ("MSCluster_ClusterToNode", "GroupComponent", "PartComponent"),
 ];
+
+/// Finds the class of an association; its name alone says the namespace.
+fn class_of(name: &str) -> Option<&'static Class> {
+    find(V2, name).or_else(|| find(MSCLUSTER, name))
+}
 
 pub(super) fn is_association(class: &str) -> bool {
     CLASSES.iter().any(|(name, ..)| *name == class)
@@ -61,13 +88,14 @@ pub(super) fn is_association(class: &str) -> bool {
 
 /// Returns the instances of an association class.
 pub(super) fn links(state: &State, class: &'static str) -> Vec<Object> {
-    let Some((name, one, two)) = CLASSES.into_iter().find(|(name, ..)| *name == class) else {
+    let known = CLASSES.into_iter().find(|(name, ..)| *name == class);
+    let Some(((_, one, two), own)) = known.zip(class_of(class)) else {
         return Vec::new();
     };
     pairs(state, class)
         .into_iter()
         .map(|(from, to)| {
-            let object = Object::new(v2(name)).with(one, from).with(two, to);
+            let object = Object::new(own).with(one, from).with(two, to);
             // 5: the job creates it.
             if class == "Msvm_AffectedJobElement" {
                 object.with("ElementEffects", Value::numbers([5]))
@@ -79,6 +107,9 @@ pub(super) fn links(state: &State, class: &'static str) -> Vec<Object> {
 }
 
 fn pairs(state: &State, class: &str) -> Vec<(String, String)> {
+    if class.starts_with("MSCluster_") {
+        return cluster::pairs(state, class);
+    }
     if class == "Msvm_AffectedJobElement" {
         let now = now();
         let kept = state.host.knobs.job_kept_millis;
@@ -100,6 +131,11 @@ fn pairs(state: &State, class: &str) -> Vec<(String, String)> {
         .values()
         .flat_map(|vm| pairs_of_vm(state, vm, class))
         .collect()
+}
+
+/// Whether a bag belongs to a network connection rather than to the VM itself.
+fn is_port_feature(bag: &Bag) -> bool {
+    bag.class == "Msvm_EthernetSwitchPortVlanSettingData"
 }
 
 fn pairs_of_vm(state: &State, vm: &Vm, class: &str) -> Vec<(String, String)> {
@@ -136,6 +172,16 @@ fn pairs_of_vm(state: &State, vm: &Vm, class: &str) -> Vec<(String, String)> {
             .iter()
             .filter_map(|child| Some((checkpoint(child.parent?), checkpoint(child.id))))
             .collect(),
+        "Msvm_EthernetPortSettingDataComponent" => vm
+            .definitions()
+            .flat_map(|definition| &definition.resources)
+            .filter(|feature| is_port_feature(feature))
+            .filter_map(|feature| {
+                let port = feature.instance_id().rsplit_once('\\')?.0;
+                let class = "Msvm_EthernetPortAllocationSettingData";
+                Some((path_text(server, class, port), bag(feature)))
+            })
+            .collect(),
         "Msvm_VirtualSystemSettingDataComponent" => vm
             .definitions()
             .flat_map(|definition| {
@@ -143,6 +189,7 @@ fn pairs_of_vm(state: &State, vm: &Vm, class: &str) -> Vec<(String, String)> {
                 definition
                     .resources
                     .iter()
+                    .filter(|resource| !is_port_feature(resource))
                     .map(move |resource| (settings.clone(), bag(resource)))
             })
             .collect(),
@@ -198,7 +245,7 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
         filter.role.as_deref(),
     );
     // All objects of a class are made at once, so each class is only asked for once.
-    let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut wanted: BTreeMap<(&str, String), BTreeSet<String>> = BTreeMap::new();
     for (link, role) in linked {
         for (property, value) in link.properties() {
             let right_role = filter
@@ -214,7 +261,7 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
                 .and_then(|text| text.parse::<ObjectPath>().ok());
             if let Some(end) = end {
                 wanted
-                    .entry(end.class.clone())
+                    .entry((link.class.namespace, end.class.clone()))
                     .or_default()
                     .insert(key_of(&end));
             }
@@ -222,8 +269,8 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
     }
     let server = engine.name();
     let mut found = Vec::new();
-    for (class, ends) in wanted {
-        let Some(class) = find(V2, &class) else {
+    for ((namespace, class), ends) in wanted {
+        let Some(class) = find(namespace, &class) else {
             continue;
         };
         if filter
@@ -258,7 +305,7 @@ fn linked(
     let mut found = Vec::new();
     for (name, one, two) in CLASSES {
         let is_wanted =
-            |class_name: &str| find(V2, name).is_some_and(|own: &Class| own.is_a(class_name));
+            |class_name: &str| class_of(name).is_some_and(|own: &Class| own.is_a(class_name));
         if class.is_some_and(|class| !is_wanted(class)) {
             continue;
         }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::cim::{Object, Value, cimv2, v2};
 use crate::clock::{dmtf, now};
 use crate::engine::{Engine, State};
-use crate::state::{Shadow, Switch, Volume, guid};
+use crate::state::{Language, Shadow, Switch, Volume, guid};
 use crate::volume::free_bytes;
 use crate::winpath::WinPath;
 
@@ -49,7 +49,13 @@ pub(super) fn computer_system(state: &State) -> Object {
         .with("CreationClassName", "Msvm_ComputerSystem")
         .with("Name", state.host.name.as_str())
         .with("ElementName", state.host.name.as_str())
-        .with("Caption", "Hosting Computer System")
+        .with(
+            "Caption",
+            match state.host.knobs.language {
+                Language::English => "Hosting Computer System",
+                Language::German => "Hostcomputersystem",
+            },
+        )
         .with("Description", "Microsoft Hosting Computer System")
         .with("EnabledState", 2_u64)
         .with("RequestedState", 12_u64)
@@ -197,7 +203,17 @@ pub(super) fn of_class(
         "Win32_ShadowCopy" => {
             objects.extend(host.shadows.iter().map(|shadow| shadow_copy(state, shadow)));
         }
-        // Win32_MountPoint: none on this host.
+        "Win32_MountPoint" => {
+            // Those with a drive letter are mounted at its root.
+            objects.extend(volumes.iter().map(|(volume, free)| {
+                let folder =
+                    Object::new(cimv2("Win32_Directory")).with("Name", volume.root().to_string());
+                let path = |object: Object| object.path(&host.name).to_string();
+                Object::new(cimv2(class))
+                    .with("Directory", path(folder))
+                    .with("Volume", path(win32_volume(state, volume, *free)))
+            }));
+        }
         _ => {}
     }
 }

@@ -1,11 +1,15 @@
 //! The object model: every instance a client can see, made from the state at the moment it is asked for.
 
 mod associations;
+mod files;
 mod host;
 mod templates;
 mod vms;
 
-use crate::cim::{Class, Object, V2, classes};
+use std::collections::BTreeMap;
+
+use crate::cim::{CIMV2, Class, Object, V2, classes};
+use crate::cluster;
 use crate::engine::{Engine, State};
 use crate::merge;
 use crate::state::Vm;
@@ -24,13 +28,19 @@ pub(crate) fn instances(engine: &Engine, class: &Class) -> Vec<Object> {
     };
     engine.read(|state| {
         for wanted in classes(class.namespace).filter(|wanted| wanted.is_a(class.name)) {
-            if wanted.namespace == V2 {
-                of_class(state, wanted.name, &mut objects);
-            } else {
-                host::of_class(state, wanted.name, &volumes, &mut objects);
+            match wanted.namespace {
+                V2 => of_class(state, wanted.name, &mut objects),
+                CIMV2 => host::of_class(state, wanted.name, &volumes, &mut objects),
+                _ if associations::is_association(wanted.name) => {
+                    objects.extend(associations::links(state, wanted.name));
+                }
+                _ => cluster::of_class(state, wanted.name, &volumes, &mut objects),
             }
         }
     });
+    if class.namespace == CIMV2 {
+        files::of_class(engine, class, &mut objects);
+    }
     objects
 }
 
@@ -90,6 +100,14 @@ fn of_class(state: &State, class: &'static str, objects: &mut Vec<Object>) {
                     .values()
                     .filter_map(|vm| vms::component(vm, class)),
             );
+        }
+        "Msvm_DiskDrive" => {
+            let disks = state.vms.values().flat_map(vms::physical_disks);
+            // The same disk of the host, whoever names it.
+            let by_path: BTreeMap<String, Object> = disks
+                .map(|disk| (disk.path("").to_string(), disk))
+                .collect();
+            objects.extend(by_path.into_values());
         }
         "Msvm_ConcreteJob" => objects.extend(vms::jobs(state)),
         "Msvm_MountedStorageImage" => objects.extend(crate::methods::mounted_images(state)),

@@ -1,21 +1,30 @@
 //! VMs, their reference points and components, and jobs.
 
+use wsman::ObjectPath;
+
 use super::status_of;
 use crate::cim::{Object, Value, v2};
 use crate::clock::{dmtf, dmtf_interval, now};
+use crate::definition::{kind, subtype};
 use crate::engine::State;
 use crate::jobs::{Ending, Job};
 use crate::methods::reference_point_id;
-use crate::state::{Power, ReferencePoint, Vm, guid};
+use crate::state::{Language, Power, ReferencePoint, Replication, Vm, guid};
 
 /// ReferencePointType of resilient change tracking.
 const RCT: u64 = 2;
 
 pub(super) fn system(state: &State, vm: &Vm) -> Object {
-    let (class, caption) = if vm.planned {
-        ("Msvm_PlannedComputerSystem", "Planned Virtual Machine")
+    let class = if vm.planned {
+        "Msvm_PlannedComputerSystem"
     } else {
-        ("Msvm_ComputerSystem", "Virtual Machine")
+        "Msvm_ComputerSystem"
+    };
+    let caption = match (vm.planned, state.host.knobs.language) {
+        (true, Language::English) => "Planned Virtual Machine",
+        (true, Language::German) => "Geplanter virtueller Computer",
+        (false, Language::English) => "Virtual Machine",
+        (false, Language::German) => "Virtueller Computer",
     };
     let now = now();
     let mut object = Object::new(v2(class))
@@ -24,7 +33,10 @@ pub(super) fn system(state: &State, vm: &Vm) -> Object {
         .with("ElementName", vm.name())
         .with("Caption", caption)
         .with("Description", "Microsoft Virtual Machine")
-        .with("EnabledState", vm.power.enabled_state())
+        .with(
+            "EnabledState",
+            vm.power.enabled_state(state.host.knobs.enabled_states),
+        )
         .with("RequestedState", 12_u64)
         .with("EnabledDefault", 2_u64)
         .with(
@@ -60,10 +72,16 @@ pub(super) fn system(state: &State, vm: &Vm) -> Object {
         object = object.with("ProcessID", 4_000 + u64::from(vm.id.as_bytes()[0]));
     }
     if !vm.planned {
+        // Mode: 1 primary, 2 replica. State 3: replicating.
+        let (replication_mode, replication_state) = match vm.replication {
+            Replication::None => (0_u64, 0_u64),
+            Replication::Primary => (1, 3),
+            Replication::Replica => (2, 3),
+        };
         object = object
-            .with("ReplicationState", 0_u64)
-            .with("ReplicationHealth", 0_u64)
-            .with("ReplicationMode", 0_u64)
+            .with("ReplicationState", replication_state)
+            .with("ReplicationHealth", u64::from(replication_mode > 0))
+            .with("ReplicationMode", replication_mode)
             .with("FailedOverReplicationType", 0_u64)
             .with("LastReplicationType", 0_u64);
     }
@@ -199,4 +217,34 @@ fn object(job: &Job, done: Option<u64>, kept: u64) -> Object {
             .with("ErrorSummaryDescription", message.as_str());
     }
     object
+}
+
+/// The disks of the host that a VM has as its own.
+pub(super) fn physical_disks(vm: &Vm) -> Vec<Object> {
+    let drives = vm.definition.of_kind(kind::DISK_DRIVE);
+    drives
+        .filter(|drive| {
+            drive
+                .text("ResourceSubType")
+                .eq_ignore_ascii_case(subtype::PHYSICAL_DISK)
+        })
+        .filter_map(|drive| {
+            let path: ObjectPath = drive.first("HostResource").parse().ok()?;
+            let number: u64 = path.get("DeviceID")?.rsplit('\\').next()?.parse().ok()?;
+            let key = |name: &str| path.get(name).unwrap_or_default().to_owned();
+            let object = Object::new(v2("Msvm_DiskDrive"))
+                .with("CreationClassName", key("CreationClassName"))
+                .with("DeviceID", key("DeviceID"))
+                .with("SystemCreationClassName", key("SystemCreationClassName"))
+                .with("SystemName", key("SystemName"))
+                .with(
+                    "ElementName",
+                    format!("Disk {number} 100.00 GB Bus 0 Lun 0 Target 0"),
+                )
+                .with("DriveNumber", number)
+                .with("MaxMediaSize", 104_857_600_u64)
+                .with("EnabledState", 2_u64);
+            Some(object)
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use wsman::{EnumerationMode, Fault, Item, Items, Reply, Request, Response, Subcode};
 
-use crate::cim::{Object, epr_of_path, instance};
+use crate::cim::{Manner, Object, epr_of_path, instance};
 
 /// How long an enumeration may lie idle.
 const IDLE: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ impl Enumeration {
 #[derive(Clone, Debug)]
 pub(crate) struct Style {
     pub(crate) server: String,
-    pub(crate) nil_arrays: bool,
+    pub(crate) manner: Manner,
     /// Most bytes of an answer.
     pub(crate) envelope_bytes: usize,
 }
@@ -135,8 +135,8 @@ fn size_of(request: &Request, namespace: &str, items: Vec<Item>) -> usize {
 fn write(object: &Object, mode: EnumerationMode, style: &Style) -> Item {
     let epr = || epr_of_path(&object.path(&style.server));
     match mode {
-        EnumerationMode::Object => Item::Object(instance(object, style.nil_arrays)),
+        EnumerationMode::Object => Item::Object(instance(object, style.manner)),
         EnumerationMode::Epr => Item::Epr(epr()),
-        EnumerationMode::ObjectAndEpr => Item::Both(instance(object, style.nil_arrays), epr()),
+        EnumerationMode::ObjectAndEpr => Item::Both(instance(object, style.manner), epr()),
     }
 }

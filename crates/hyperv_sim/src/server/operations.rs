@@ -11,7 +11,8 @@ use wsman::{
 
 use super::enumeration::{Enumeration, Enumerations, Style, batch};
 use super::targets::{
-    check_namespace_selector, class_of, namespace_of, need_class, operation_name, unsupported,
+    check_cluster, check_namespace_selector, class_of, namespace_of, need_class, operation_name,
+    unsupported,
 };
 use crate::cim::{Class, Object, Value, has_keys, instance};
 use crate::ctl::FaultRule;
@@ -168,6 +169,8 @@ impl Service {
 
     fn operate(&self, request: &Request, vm: Option<Uuid>) -> Result<(Reply, String), Box<Fault>> {
         let header = &request.header;
+        let is_node = self.engine.read(|state| state.host.cluster.is_some());
+        check_cluster(request, is_node)?;
         match &request.operation {
             Operation::Identify => {
                 let build = self.engine.read(|state| state.host.build);
@@ -183,7 +186,7 @@ impl Service {
                 let class = class_of(header)?;
                 let object = self.one(class, header)?;
                 Ok((
-                    Reply::Object(instance(&object, self.engine.knobs().nil_arrays)),
+                    Reply::Object(instance(&object, self.engine.knobs().manner())),
                     class.namespace.to_owned(),
                 ))
             }
@@ -296,7 +299,7 @@ impl Service {
     fn style(&self, request: &Request) -> Style {
         Style {
             server: self.engine.name(),
-            nil_arrays: self.engine.knobs().nil_arrays,
+            manner: self.engine.knobs().manner(),
             envelope_bytes: self.envelope_bytes(request),
         }
     }

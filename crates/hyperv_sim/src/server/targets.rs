@@ -2,7 +2,7 @@
 
 use wsman::{Fault, Header, Operation, Request, Subcode, hresult, uri};
 
-use crate::cim::{Class, find, known_namespace};
+use crate::cim::{Class, MSCLUSTER, find, known_namespace};
 
 pub(super) fn operation_name(request: &Request) -> String {
     match &request.operation {
@@ -33,11 +33,32 @@ fn unreachable(what: String) -> Fault {
 pub(super) fn namespace_of(header: &Header) -> Result<(&'static str, &str), Box<Fault>> {
     let (namespace, class) = uri::split_class_uri(&header.resource_uri)
         .ok_or_else(|| unreachable(format!("{:?} is no WMI resource URI", header.resource_uri)))?;
-    let known = known_namespace(namespace).ok_or_else(|| {
-        unreachable(format!("this host has no namespace {namespace}"))
-            .with_hresult(hresult::INVALID_NAMESPACE, "Invalid namespace")
-    })?;
+    let known = known_namespace(namespace).ok_or_else(|| unknown_namespace(namespace))?;
     Ok((known, class))
+}
+
+/// Refuses the namespace of clusters on a host that is no node of one.
+pub(super) fn check_cluster(request: &Request, is_node: bool) -> Result<(), Box<Fault>> {
+    let (namespace, _) = uri::split_class_uri(&request.header.resource_uri).unwrap_or_default();
+    let looks = match &request.operation {
+        Operation::Enumerate(_)
+        | Operation::Get
+        | Operation::Put(_)
+        | Operation::Delete
+        | Operation::Invoke { .. } => true,
+        // Of an enumeration under way only its context counts.
+        Operation::Identify | Operation::Pull(_) | Operation::Release { .. } => false,
+    };
+    if !is_node && looks && known_namespace(namespace) == Some(MSCLUSTER) {
+        return Err(unknown_namespace(namespace));
+    }
+    Ok(())
+}
+
+fn unknown_namespace(namespace: &str) -> Box<Fault> {
+    unreachable(format!("this host has no namespace {namespace}"))
+        .with_hresult(hresult::INVALID_NAMESPACE, "Invalid namespace")
+        .into()
 }
 
 pub(super) fn class_of(header: &Header) -> Result<&'static Class, Box<Fault>> {

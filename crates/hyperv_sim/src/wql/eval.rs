@@ -136,7 +136,7 @@ fn resolve(operand: &Operand, object: &Object, scope: &Scope<'_>) -> Term {
                 };
                 match object.get(property.name) {
                     None => Term::Null,
-                    Some(Value::List(_)) => Term::Array,
+                    Some(Value::List(_) | Value::Embedded(_)) => Term::Array,
                     Some(Value::Bool(flag)) => Term::Bool(*flag),
                     Some(Value::Unsigned(number)) => Term::Number(i128::from(*number)),
                     Some(Value::Signed(number)) => Term::Number(i128::from(*number)),

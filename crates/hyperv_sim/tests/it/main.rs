@@ -15,3 +15,4 @@ mod refusals;
 mod restore;
 mod shadow;
 mod support;
+mod world;
