@@ -35,10 +35,12 @@ macro_rules! scenarios {
 scenarios! { { basic: Basic, ntlm: Ntlm } {
     get_reads_one_object
     get_reads_settings_and_host
+    get_reads_defaults_and_services
     plain_enumeration_gives_one_item_a_pull
     pull_takes_as_many_as_asked
     an_empty_result_has_its_parts
     enumeration_gives_references
+    contexts_are_independent
     queries_compare
     queries_select_columns
     queries_of_a_base_class_give_derived_ones
@@ -56,6 +58,7 @@ scenarios! { { basic: Basic, ntlm: Ntlm } {
     an_incremental_reads_what_changed
     changes_of_an_unknown_id_are_refused
     a_failed_job_tells_why
+    a_lost_answer_may_hide_a_success
     shadow_copies_are_made_and_deleted
     a_vm_is_defined_and_destroyed
     a_storage_resource_may_be_written_as_any_resource
@@ -98,6 +101,20 @@ scenarios! { { bare: Bare } {
     broken_requests_are_answered
     requests_may_be_utf_16
 } }
+
+#[test]
+fn the_rules_find_what_is_wrong() {
+    let Some(python) = python() else { return };
+    let output = host::command(&python)
+        .arg("--test-rules")
+        .output()
+        .expect("python can be run");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
 
 #[test]
 fn every_scenario_has_its_test() {

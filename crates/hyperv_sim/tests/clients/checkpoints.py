@@ -2,6 +2,8 @@
 
 from xml.sax.saxutils import escape
 
+import requests
+
 import names
 import values
 from host import MIB, wait_for
@@ -358,6 +360,21 @@ def a_failed_job_tells_why(host, client):
     client.create_checkpoint(vm, RECOVERY, snapshot_settings(CRASH))
 
 
+def a_lost_answer_may_hide_a_success(host, client):
+    """The connection breaks after the method ran: no answer, and yet the checkpoint is made."""
+    vm = host.vm(sizes_mib=(8,))
+    host.ctl("fault", "add", "connection-lost-after", "--on", "CreateSnapshot", "--times", "1")
+    try:
+        client.create_checkpoint(vm, RECOVERY, snapshot_settings(CRASH))
+        raise AssertionError("an answer came")
+    except requests.exceptions.ConnectionError:
+        client.open()
+    (made,) = wait_for("the checkpoint", lambda: checkpoints_of(client, vm))
+    assert made["VirtualSystemType"] == "Microsoft:Hyper-V:Snapshot:Recovery", made
+    client.wait_until_idle(vm)
+    client.destroy_checkpoint(made)
+
+
 def states_change_by_request(host, client):
     """RequestStateChange: off, on, paused, saved; a guest shutdown; what the state refuses is refused at once."""
     vm = host.vm(sizes_mib=(8,))
@@ -423,5 +440,6 @@ SCENARIOS = [
     an_incremental_reads_what_changed,
     changes_of_an_unknown_id_are_refused,
     a_failed_job_tells_why,
+    a_lost_answer_may_hide_a_success,
     shadow_copies_are_made_and_deleted,
 ]

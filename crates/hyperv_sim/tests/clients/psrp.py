@@ -15,27 +15,34 @@ class Psrp(Client):
     """Basic, or NTLM with sealed messages over HTTP, or either over HTTPS."""
 
     def __init__(self, url, user, password, auth, certificate=None, sealed=None):
-        scheme, _, rest = url.partition("://")
-        server, _, port = rest.partition("/")[0].partition(":")
         self.checker = rules.Checker()
+        self.url = url
         self.account = user, password
+        self.auth = auth
         self.certificate = certificate
-        self.sealed = (auth == "ntlm" and scheme == "http") if sealed is None else sealed
-        self.wsman = WSMan(
-            server,
-            port=int(port),
-            username=user,
-            password=password,
-            ssl=scheme == "https",
-            auth=auth,
-            cert_validation=certificate or False,
-            encryption="always" if self.sealed else "never",
-            no_proxy=True,
-        )
+        self.sealed = (auth == "ntlm" and url.startswith("http:")) if sealed is None else sealed
         # The last message sent, the last HTTP response, and its content once it is unsealed.
         self.sent = None
         self.received = None
         self.plain = None
+        self.wsman = None
+        self.open()
+
+    def open(self):
+        """Begins anew, on another connection."""
+        scheme, _, rest = self.url.partition("://")
+        server, _, port = rest.partition("/")[0].partition(":")
+        self.wsman = WSMan(
+            server,
+            port=int(port),
+            username=self.account[0],
+            password=self.account[1],
+            ssl=scheme == "https",
+            auth=self.auth,
+            cert_validation=self.certificate or False,
+            encryption="always" if self.sealed else "never",
+            no_proxy=True,
+        )
         transport = self.wsman.transport
         plain_send, plain_request = transport.send, transport._send_request
 

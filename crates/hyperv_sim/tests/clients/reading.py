@@ -67,6 +67,23 @@ def get_reads_settings_and_host(host, client):
     assert again["Name"] == "C:\\", again
 
 
+def get_reads_defaults_and_services(host, client):
+    """What tells whether an account has rights and the service runs, where new disks go, and the small volume class."""
+    (rights,) = client.wql("SELECT * FROM Msvm_VirtualSystemManagementService")
+    assert rights["SystemName"] == host.name, rights
+    for service in ("Msvm_VirtualSystemSnapshotService", "Msvm_ImageManagementService"):
+        (found,) = [Item(element) for element in client.elements(V2 + service)]
+        assert (found["CreationClassName"], found["SystemName"]) == (service, host.name), found
+    (defaults,) = client.wql("SELECT * FROM Msvm_VirtualSystemManagementServiceSettingData")
+    assert defaults["DefaultVirtualHardDiskPath"][1:3] == ":\\", defaults
+    assert defaults["DefaultExternalDataRoot"][1:3] == ":\\", defaults
+    vmms = client.only("SELECT * FROM Win32_Service WHERE Name = 'vmms'", names.EVERYTHING_CIMV2)
+    assert vmms["State"] == "Running", vmms
+    disk = client.only("SELECT * FROM Win32_LogicalDisk WHERE DeviceID = 'C:'", names.EVERYTHING_CIMV2)
+    volume = client.only("SELECT * FROM Win32_Volume WHERE DriveLetter = 'C:'", names.EVERYTHING_CIMV2)
+    assert (disk["Size"], disk["FreeSpace"]) == (volume["Capacity"], volume["FreeSpace"]), (disk, volume)
+
+
 def plain_enumeration_gives_one_item_a_pull(host, client):
     """No optimisation, no MaxElements: each Pull one item, a new context each time."""
     for name in ("a", "b", "c"):
@@ -139,6 +156,32 @@ def enumeration_gives_references(host, client):
                 assert names.class_of(reference.uri) == inside.class_name, (reference, inside)
                 same = client.get(reference.uri, **reference.keys)
                 assert identity(same) == identity(inside), (reference, inside)
+
+
+def contexts_are_independent(host, client):
+    """Two enumerations in turns, Gets between them, VMs added meanwhile: each gives what it began with, once."""
+    first_vms = [host.vm(f"vm{index}", sizes_mib=(), running=False) for index in range(4)]
+    vms = client.begin(COMPUTER).one(N, "EnumerationContext").text
+    settings = client.begin(SETTINGS).one(N, "EnumerationContext").text
+    seen = {COMPUTER: [], SETTINGS: []}
+    contexts = {COMPUTER: vms, SETTINGS: settings}
+    turns = 0
+    while any(contexts.values()):
+        for uri, context in list(contexts.items()):
+            if context is None:
+                continue
+            response = client.pull(uri, context)
+            seen[uri] += [Item(item) for item in response.one(N, "Items").children]
+            following = response.one(N, "EnumerationContext")
+            contexts[uri] = None if following is None else following.text
+        assert client.get(COMPUTER, Name=host.name)["Name"] == host.name
+        if turns == 1:
+            host.vm("late", sizes_mib=(), running=False)
+        turns += 1
+    found = [item["Name"] for item in seen[COMPUTER]]
+    assert len(found) == len(set(found)) and set(found) >= {*first_vms, host.name}, found
+    found = [item["InstanceID"] for item in seen[SETTINGS]]
+    assert len(found) == len(set(found)) and {f"Microsoft:{vm}" for vm in first_vms} <= set(found), found
 
 
 def contexts_end(host, client):
@@ -351,10 +394,12 @@ def null_arrays_can_be_nil(host, client):
 SCENARIOS = [
     get_reads_one_object,
     get_reads_settings_and_host,
+    get_reads_defaults_and_services,
     plain_enumeration_gives_one_item_a_pull,
     pull_takes_as_many_as_asked,
     an_empty_result_has_its_parts,
     enumeration_gives_references,
+    contexts_are_independent,
     queries_compare,
     queries_select_columns,
     queries_of_a_base_class_give_derived_ones,

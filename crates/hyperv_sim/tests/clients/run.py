@@ -2,7 +2,7 @@
 
 The environment says where the host is: REPRISE_EXE, REPRISE_FOLDER, REPRISE_URL, REPRISE_USER, REPRISE_PASSWORD,
 REPRISE_AUTH (`basic`, `ntlm`, or `bare` for the client of the standard library), REPRISE_CERTIFICATE (of an HTTPS host).
-`--list` prints all scenarios, each on a line with its kind.
+`--list` prints all scenarios, each on a line with its kind; `--test-rules` tests what replies are judged by.
 """
 
 import importlib
@@ -36,6 +36,9 @@ def main(arguments):
         for kind in MODULES:
             for scenario in scenarios(kind):
                 print(kind, scenario.__name__)
+        return 0
+    if arguments == ["--test-rules"]:
+        importlib.import_module("rules_test").run()
         return 0
     (name,) = arguments
     auth = os.environ["REPRISE_AUTH"]
