@@ -417,15 +417,13 @@ impl CimSession {
         Ok(response.reply)
     }
 
-    /// Asks for larger batches from now on, as an enumeration goes on.
+    /// Asks for the largest batches from now on, as an enumeration takes more than one: a service that has a lower limit
+    /// gives what fits into that.
     fn grow_batches(&self) {
         let limit = self.batch_bytes.load(Ordering::Relaxed);
-        let grow = |bytes: u32| (bytes < limit).then(|| bytes.saturating_mul(4).min(limit));
-        let grown = self
-            .envelope_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
-        if let Ok(before) = grown {
-            tracing::debug!("asking for batches larger than {before} bytes");
+        let before = self.envelope_bytes.fetch_max(limit, Ordering::Relaxed);
+        if before < limit {
+            tracing::debug!("asking for batches of {limit} instead of {before} bytes");
         }
     }
 

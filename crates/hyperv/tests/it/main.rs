@@ -6,8 +6,10 @@
     reason = "scripts answer a few requests and treat the rest alike"
 )]
 
+mod answers;
 mod backup;
 mod checkpoints;
+mod features;
 mod inventory;
 mod jobs;
 mod lost;
