@@ -1,4 +1,7 @@
-//! Verify jobs: reads every image of a recovery point whole, opens every chunk, compares the digest.
+//! Verify jobs: reads every image of a recovery point whole, opens every chunk, compares the digest; then opens the disks
+//! that are held as files (`chains`).
+
+mod chains;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -137,7 +140,7 @@ fn read_images(
     point: &RecoveryPoint,
     gauge: &Gauge,
 ) -> ApiResult<Found> {
-    let nodes = VaultNodes::new(vault, runtime);
+    let nodes = VaultNodes::new(vault, runtime.clone());
     let named = point
         .disks
         .iter()
@@ -173,7 +176,10 @@ fn read_images(
             Err(ImageError::Read(ReadError::Failed(err))) => return Err(err),
         }
     }
-    Ok(Found::Good { images })
+    match chains::check_chains(vault, &runtime, point)? {
+        None => Ok(Found::Good { images }),
+        Some(what) => Ok(Found::Bad { what }),
+    }
 }
 
 enum ImageError {

@@ -378,3 +378,150 @@ fn power_afterwards_is_off_unless_asked() {
         );
     }
 }
+
+/// A point of the VSS method: a chain of three files and a disk of one, in folders of their own.
+fn point_of_files() -> RecoveryPoint {
+    let file = |path: &str, len: u64| FileImage {
+        path: path.into(),
+        role: FileImage::DISK.into(),
+        image: ImageRef {
+            len,
+            root: None,
+            height: 0,
+            digest: None,
+        },
+        checkpoint: None,
+        disk: None,
+    };
+    let chain = |id: &str, files: &[&str]| model::DiskChain {
+        id: id.parse().unwrap(),
+        path: files[0].into(),
+        base_path: files[files.len() - 1].into(),
+        attachment: "Microsoft:x".into(),
+        size_bytes: 10 * GIB,
+        block_bytes: 2 << 20,
+        logical_sector_bytes: 512,
+        physical_sector_bytes: 4096,
+        fixed: false,
+        allocated_bytes: 3 * GIB,
+        files: files.iter().map(|&path| path.to_owned()).collect(),
+        changed_bytes: 0,
+    };
+    let mut point = point();
+    point.method = Method::Vss;
+    point.disks.clear();
+    point.files.extend([
+        file("C:\\VMs\\web01\\os_2.avhdx", GIB),
+        file("C:\\VMs\\web01\\os_1.avhdx", GIB / 2),
+        file("C:\\Gold\\os.vhdx", 2 * GIB),
+        file("D:\\data\\old.vhd", 4 * GIB),
+    ]);
+    point.chains = vec![
+        chain(
+            DISK,
+            &[
+                "C:\\VMs\\web01\\os_2.avhdx",
+                "C:\\VMs\\web01\\os_1.avhdx",
+                "C:\\Gold\\os.vhdx",
+            ],
+        ),
+        chain(DISK2, &["D:\\data\\old.vhd"]),
+    ];
+    point
+}
+
+#[test]
+fn s20_s21_chains_are_written_under_their_own_names_and_end_as_one_file() {
+    let mut wish = wish(alternate(HOST));
+    wish.folder = Some("D:\\back".into());
+    let plan = plan_restore(&point_of_files(), &wish, &host()).unwrap();
+    let files = |disk: &DiskPlan| -> Vec<String> {
+        disk.chain
+            .iter()
+            .map(|file| file.target_path.clone())
+            .collect()
+    };
+    assert_eq!(paths(&plan), ["D:\\back\\os.vhdx", "D:\\back\\old.vhdx"]);
+    assert_eq!(
+        files(&plan.disks[0]),
+        [
+            "D:\\back\\os_2.avhdx",
+            "D:\\back\\os_1.avhdx",
+            "D:\\back\\os.vhdx"
+        ]
+    );
+    // A VHD cannot take part in a VHDX: it is copied.
+    assert_eq!(files(&plan.disks[1]), ["D:\\back\\old.vhd"]);
+    let volume = &plan.volumes[0];
+    // The chain, what its root takes in, the VHD and its copy.
+    let least = GIB + GIB / 2 + 2 * GIB + GIB + GIB / 2 + 4 * GIB + 3 * GIB;
+    assert!(
+        (least..least + GIB / 4).contains(&volume.needed_bytes),
+        "{volume}"
+    );
+    let mut all = wanted_paths(&point_of_files(), &wish, &host()).unwrap();
+    all.sort();
+    assert_eq!(all.len(), 5, "{all:?}");
+}
+
+#[test]
+fn s20_what_stands_where_a_file_of_a_chain_is_written_is_in_the_way() {
+    let mut facts = host();
+    let mut wish = wish(alternate(HOST));
+    wish.folder = Some("D:\\back".into());
+    facts.existing = vec!["D:\\back\\os_1.avhdx".into()];
+    let refusal = plan_restore(&point_of_files(), &wish, &facts).unwrap_err();
+    assert_eq!(refusal.code(), "path-taken");
+    let original = RestoreWish {
+        folder: None,
+        target: RestoreTarget::Original,
+        ..wish.clone()
+    };
+    // A root elsewhere comes to where it was, its children beside it.
+    let plan = plan_restore(&point_of_files(), &original, &host()).unwrap();
+    assert_eq!(plan.disks[0].target_path, "C:\\Gold\\os.vhdx");
+    facts.existing = vec!["C:\\Gold\\os_1.avhdx".into()];
+    let plan = plan_restore(&point_of_files(), &original, &facts).unwrap();
+    assert_eq!(plan.park, ["C:\\Gold\\os_1.avhdx"]);
+}
+
+#[test]
+fn s19_merging_checkpoints_that_could_have_stayed_is_said() {
+    let mut point = point_of_files();
+    let warned = |point: &RecoveryPoint, facts: &HostFacts| {
+        let wish = wish(RestoreTarget::Alternate { host: facts.id });
+        let plan = plan_restore(point, &wish, facts).unwrap();
+        plan.warnings
+            .iter()
+            .any(|text| text.contains("checkpoints"))
+    };
+    assert!(!warned(&point, &host()));
+    point.checkpoints = vec![model::CheckpointInfo {
+        id: "Microsoft:9".into(),
+        name: "one".into(),
+        parent: None,
+        created: None,
+    }];
+    assert!(warned(&point, &host()));
+    let mut other = host();
+    other.id = OTHER.parse().unwrap();
+    assert!(!warned(&point, &other));
+    point.excluded = vec![model::Excluded {
+        path: "C:\\x.vhdx".into(),
+        slot: "scsi 0:5".into(),
+    }];
+    assert!(!warned(&point, &host()));
+}
+
+#[test]
+fn a_chain_that_lacks_a_file_is_refused() {
+    let mut point = point_of_files();
+    point
+        .files
+        .retain(|file| !file.path.ends_with("os_1.avhdx"));
+    let refusal = plan_restore(&point, &wish(alternate(HOST)), &host()).unwrap_err();
+    assert_eq!(refusal.code(), "incomplete-chain");
+    point.chains.clear();
+    let refusal = plan_restore(&point, &wish(alternate(HOST)), &host()).unwrap_err();
+    assert_eq!(refusal.code(), "method-not-supported");
+}

@@ -12,7 +12,7 @@ use store::{
     PackReader, PackWriter, PointObject, Run, RunSource, Salt, open_point, seal_point,
 };
 
-use crate::support::{keys, material, names, point, random};
+use crate::support::{keys, material, names, point, point_of_files, random};
 
 fn chunk(n: u8, cells: u16) -> ChunkRef {
     ChunkRef {
@@ -126,6 +126,10 @@ fn no_golden_file_is_missing() {
             "point-v1.bin".to_owned(),
             seal_point(&point(), &keys(), Salt([6; 16])).unwrap(),
         ),
+        (
+            "point-v1-files.bin".to_owned(),
+            seal_point(&point_of_files(), &keys(), Salt([7; 16])).unwrap(),
+        ),
         ("vault-v1.json".to_owned(), description().encode()),
     ];
     for (kind, node) in ["leaf", "delta", "inner"].iter().zip(nodes()) {
@@ -179,6 +183,11 @@ fn keys_point_and_description_of_version_1_are_read() {
     assert_eq!(
         open_point(point.id, &golden("point-v1.bin"), &keys()).unwrap(),
         PointObject::Point(point)
+    );
+    let files = point_of_files();
+    assert_eq!(
+        open_point(files.id, &golden("point-v1-files.bin"), &keys()).unwrap(),
+        PointObject::Point(files)
     );
     assert_eq!(
         VaultDescription::decode(&golden("vault-v1.json")).unwrap(),

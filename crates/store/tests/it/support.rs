@@ -72,6 +72,40 @@ impl NodeSink for &Nodes {
     }
 }
 
+/// A point of the VSS method: a disk as a chain of two files, and configuration files.
+pub(crate) fn point_of_files() -> RecoveryPoint {
+    let image = |len: u64| serde_json::json!({ "len": len, "root": "33".repeat(32), "height": 1, "digest": null });
+    let mut json = serde_json::to_value(point()).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    fields.insert("method".into(), "vss".into());
+    fields.insert("consistency".into(), "crash".into());
+    fields.insert("disks".into(), serde_json::json!([]));
+    let files = serde_json::json!([
+        {
+            "path": "C:\\vm\\disk_1.avhdx", "role": "disk", "image": image(9 << 20),
+            "disk": {
+                "parent": "C:\\vm\\disk.vhdx", "data_write_guid": Uuid::from_u128(11).to_string(),
+                "modified": "2026-01-02T03:04:05.678Z",
+            },
+        },
+        {
+            "path": "C:\\vm\\disk.vhdx", "role": "disk", "image": image(40 << 20),
+            "disk": { "parent": null, "data_write_guid": Uuid::from_u128(12).to_string(), "modified": null },
+        },
+        { "path": "C:\\vm\\Virtual Machines\\8.vmcx", "role": "config", "image": image(4096) },
+        { "path": "C:\\vm\\Snapshots\\9.vmcx", "role": "config", "image": image(4096), "checkpoint": "Microsoft:9" },
+    ]);
+    fields.insert("files".into(), files);
+    let chains = serde_json::json!([{
+        "id": Uuid::from_u128(10).to_string(), "path": "C:\\vm\\disk_1.avhdx", "base_path": "C:\\vm\\disk.vhdx",
+        "attachment": "Microsoft:1", "size_bytes": 1u64 << 30, "block_bytes": 1 << 21, "logical_sector_bytes": 512,
+        "physical_sector_bytes": 4096, "fixed": false, "allocated_bytes": 4096,
+        "files": ["C:\\vm\\disk_1.avhdx", "C:\\vm\\disk.vhdx"], "changed_bytes": 9 << 20,
+    }]);
+    fields.insert("chains".into(), chains);
+    serde_json::from_value(json).unwrap()
+}
+
 pub(crate) fn point() -> RecoveryPoint {
     let (job, vm, fence) = (
         JobId(Uuid::from_u128(7)),
