@@ -111,7 +111,28 @@ pub(crate) fn create(
     if !engine.pause(Duration::from_millis(knobs.shadow_millis)) {
         return Err(Failure::new(code::UNKNOWN, "the host is stopping"));
     }
+    if knobs.shadow_gmt && !wait_for_a_second_of_its_own(engine, &found) {
+        return Err(Failure::new(code::UNKNOWN, "the host is stopping"));
+    }
     make(engine, &found, knobs.shadow_torn, knobs.shadow_gmt)
+}
+
+/// Waits until the newest shadow copy of a volume is of an earlier second, as previous versions are named by it; false
+/// where the host is stopping.
+fn wait_for_a_second_of_its_own(engine: &Engine, volume: &Volume) -> bool {
+    let second = |time: model::Timestamp| time.as_millis().div_euclid(1000);
+    loop {
+        let newest = engine.read(|state| {
+            let of_volume = state.host.shadows.iter().filter(|s| s.volume == volume.id);
+            of_volume.map(|shadow| second(shadow.created)).max()
+        });
+        if newest.is_none_or(|newest| newest < second(now())) {
+            return true;
+        }
+        if !engine.pause(Duration::from_millis(50)) {
+            return false;
+        }
+    }
 }
 
 fn make(engine: &Engine, volume: &Volume, tear: bool, link: bool) -> Result<Uuid, Failure> {

@@ -184,7 +184,7 @@ impl Default for Knobs {
             shadow_limit: 64,
             shadow_code: 0,
             shadow_torn: true,
-            shadow_gmt: false,
+            shadow_gmt: true,
             job_kept_millis: 5 * 60 * 1000,
             suspend_millis: 2_000,
             merge_bytes_per_second: 0,
