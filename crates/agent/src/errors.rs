@@ -71,6 +71,23 @@ pub(crate) fn files_error(error: FileError) -> JobError {
     }
 }
 
+/// A file that cannot be read from its shadow copy: the host drops shadow copies that it has no room for, and makes
+/// another when asked again.
+pub(crate) fn on_shadow_error(error: FileError) -> JobError {
+    match error.kind() {
+        FileErrorKind::NotFound | FileErrorKind::Failed => {
+            JobError::transient("shadow-lost", chain(&error)).hint(
+                "look whether the volume has room for shadow copies: `vssadmin list shadowstorage`",
+            )
+        }
+        FileErrorKind::Exists
+        | FileErrorKind::InUse
+        | FileErrorKind::Denied
+        | FileErrorKind::Full
+        | FileErrorKind::BadPath => files_error(error),
+    }
+}
+
 /// A disk that cannot be opened.
 pub(crate) fn chain_error(error: hyperv::ChainError) -> JobError {
     JobError::failed("disk-unreadable", chain(&error))

@@ -5,11 +5,12 @@
 //! `.reprise-<job>` beside each target; `restore` renames them into place and registers the VM; `verify` reads every byte
 //! back and looks at the registered VM. Whatever fails is undone from the journal.
 //!
-//! Disks of a point made of files come as chains, under the files' own names; `restore` merges them first (`chains`).
+//! Disks of a point made of files come as chains, under the files' own names; `restore` merges them first (`chains`, `join`).
 
 mod chains;
 mod disks;
 mod facts;
+mod join;
 mod register;
 mod room;
 mod undo;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use api::agent_v1::{BackupSession, OpenBackup};
-use hyperv::{ConfigFile, ShadowView, VmDisk, VmFiles};
+use hyperv::{ChainError, ConfigFile, ShadowView, VmDisk, VmFiles};
 use model::{
     DiskChain, DiskFileFacts, DiskId, FileImage, HumanBytes, PointId, Timestamp, host_path,
 };
@@ -20,7 +20,7 @@ use vhdx::{Chain, DiskKind, Format};
 use super::Backup;
 use super::read::{count, session_keys};
 use super::shadows::Shadowed;
-use crate::errors::{backup_error, chain_error, files_error, task_error};
+use crate::errors::{backup_error, chain_error, on_shadow_error, task_error};
 use crate::job::{JobContext, JobError};
 use crate::links::ServerLink;
 
@@ -185,7 +185,7 @@ impl Reader {
     }
 
     fn image(&self, pipeline: &Pipeline, path: &str) -> Result<model::ImageRef, JobError> {
-        let open = self.view.open_read(path).map_err(files_error)?;
+        let open = self.view.open_read(path).map_err(on_shadow_error)?;
         let source = PlainFile::new(open).map_err(|error| {
             JobError::transient("file-error", format!("cannot read {path}: {error}"))
         })?;
@@ -198,7 +198,10 @@ impl Reader {
 
     /// Opens a chain on the shadow copies; it must have the files that the host named.
     fn open(&self, leaf: &str, paths: Vec<&str>) -> Result<Chain, JobError> {
-        let chain = self.view.open_chain(leaf).map_err(chain_error)?;
+        let chain = self.view.open_chain(leaf).map_err(|error| match error {
+            ChainError::File(error) => on_shadow_error(error),
+            ChainError::Disk { .. } => chain_error(error),
+        })?;
         if chain.layers().len() == paths.len() {
             return Ok(chain);
         }
@@ -221,7 +224,7 @@ impl Reader {
             if parts.contains_key(&key) {
                 continue;
             }
-            let entry = self.view.stat(path).map_err(files_error)?;
+            let entry = self.view.stat(path).map_err(on_shadow_error)?;
             let entry = entry.ok_or_else(|| {
                 JobError::transient("file-missing", format!("{path} is not on its shadow copy"))
             })?;
@@ -279,7 +282,7 @@ impl Reader {
     fn configs(&self) -> Result<Vec<Config>, JobError> {
         let mut found = Vec::new();
         for place in &self.files.configs {
-            let files = self.view.config_files(place).map_err(files_error)?;
+            let files = self.view.config_files(place).map_err(on_shadow_error)?;
             if !files.iter().any(|file| file.role == FileImage::CONFIG) {
                 let of = place.checkpoint.as_deref().unwrap_or("the VM");
                 return Err(JobError::transient(

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyperv::{
-    CheckpointChain, CheckpointKind, ConfigPlace, DiskFormat, HostFacts, ShadowView, VmDisk,
-    VmFacts, VmFiles, VolumeFacts,
+    CheckpointChain, CheckpointKind, ConfigPlace, DiskFormat, HostFacts, Limits, ShadowView,
+    VmDisk, VmFacts, VmFiles, VolumeFacts,
 };
 use model::{Consistency, ConsistencyWish, PowerState, Timestamp, host_path};
 
@@ -23,6 +24,8 @@ use crate::options::SeveralVolumes;
 
 /// How often shadow copies are made anew because the VM's files changed meanwhile.
 const TRIES: u32 = 3;
+/// How long a held VM waits for a volume that is busy.
+const HELD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The VM's files, frozen in shadow copies.
 pub(super) struct Shadowed {
@@ -52,6 +55,13 @@ impl Backup<'_> {
         vm: VmFacts,
     ) -> Result<(Shadowed, String), JobError> {
         let mut vm = vm;
+        self.report_strangers(&vm);
+        if host.clustered {
+            self.context.note(format!(
+                "host {} is a node of a cluster: the VSS method has not been tested there",
+                host.name
+            ));
+        }
         for _ in 0..TRIES {
             match self.try_shadow(&host, vm).await? {
                 Ok(found) => return Ok(found),
@@ -92,19 +102,21 @@ impl Backup<'_> {
             .volumes_of(paths(&files).iter().map(String::as_str))
             .map_err(host_error)?;
         let manner = self.manner(&vm, &volumes)?;
-        self.report_strangers(&vm);
 
         self.context.check()?;
+        // One at a time: should an answer be lost, what is new on the volume is ours. Waited for before the VM is held.
+        let turn = self.shared.shadow_turn.acquire().await;
         self.hold(manner).await?;
         let mut view = ShadowView::new((*self.shared.files).clone());
         let mut made = Ok(());
         for volume in &volumes {
-            made = self.one_shadow(volume, &mut view).await;
+            made = self.one_shadow(volume, manner, &mut view).await;
             if made.is_err() {
                 break;
             }
         }
         let taken = clock::now();
+        drop(turn);
         // The VM runs on, whatever came of it.
         self.resume(manner).await?;
         made?;
@@ -142,15 +154,20 @@ impl Backup<'_> {
     async fn one_shadow(
         &self,
         volume: &VolumeFacts,
+        manner: Manner,
         view: &mut ShadowView,
     ) -> Result<(), JobError> {
-        let host = self
+        let mut host = self
             .shared
             .host
             .clone()
             .with_cancel(self.context.host_cancel());
-        // One at a time: should the answer be lost, what is new on the volume is this one.
-        let turn = self.shared.shadow_turn.acquire().await;
+        if manner.holds() {
+            host = host.with_limits(Limits {
+                settle: HELD_PATIENCE,
+                ..Limits::default()
+            });
+        }
         let before: Vec<String> = host
             .shadows()
             .await
@@ -180,7 +197,6 @@ impl Backup<'_> {
         self.journal.will(Deed::ShadowTaken {
             id: shadow.id.clone(),
         })?;
-        drop(turn);
         let (volume, mut grown) = (volume.clone(), view.clone());
         let added =
             tokio::task::spawn_blocking(move || grown.add(&volume, &shadow).map(|()| grown));

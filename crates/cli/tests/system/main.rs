@@ -14,6 +14,7 @@ mod increments;
 mod kills;
 mod queue;
 mod restores;
+mod shadow_ends;
 mod shadow_restores;
 mod shadows;
 mod support;

@@ -355,7 +355,7 @@ fn an_agent_killed_while_it_reads_leaves_no_shadow_copy() {
 #[test]
 fn previous_versions_of_the_volume_serve_where_devices_are_not_mapped() {
     let mut world = world_with_vm();
-    world.hosts[0].ctl(&["fault", "set", "shadow_gmt=true"]);
+    // As over a share: shadow copies are previous versions of the volume, and its devices cannot be reached.
     // The devices are mapped to a folder where there is nothing.
     world.kill_agent(0);
     let nowhere = world.path("nowhere");
