@@ -239,6 +239,18 @@ impl OpenDisk {
         Ok(info)
     }
 
+    /// Gives content up as the guest does: zeros are read there from now on, so it is recorded.
+    pub(crate) fn trim(&mut self, offset: u64, len: u64) -> Result<(), Failure> {
+        if let Some(tracker) = &mut self.tracker {
+            tracker
+                .record(offset, len)
+                .map_err(|err| Failure::io("record a trim", &err))?;
+        }
+        self.writer
+            .zero(offset, len)
+            .map_err(|err| Failure::vhdx(&self.path, &err))
+    }
+
     /// Writes as the guest does: recorded first, then done.
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         if let Some(tracker) = &mut self.tracker {

@@ -16,6 +16,7 @@ use crate::pattern::{mix, pattern};
 use crate::state::{Power, Vm};
 use crate::volume::{free_bytes, volume_of};
 use crate::winpath::same_path;
+use crate::workload::{Act, Workload};
 
 /// Bytes handled at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -189,8 +190,8 @@ impl Place<'_> {
     }
 }
 
-/// Writes `bytes` over the VM's disks as a file system does: small metadata at the front again and again, files in
-/// runs in the middle, some overwritten in place. The same for the same seed and disks.
+/// Writes `bytes` over the VM's disks as a file system does (see `workload`), each disk with its own. The same for the
+/// same seed and disks.
 pub(crate) fn workload(engine: &Engine, vm: &Vm, seed: u64, bytes: u64) -> Result<u64, CtlError> {
     let slots = vm.definition.disk_slots();
     let count = u64::try_from(slots.len()).unwrap_or(u64::MAX);
@@ -200,29 +201,33 @@ pub(crate) fn workload(engine: &Engine, vm: &Vm, seed: u64, bytes: u64) -> Resul
     }
     let mut room = Room::new(engine, vm);
     let mut buffer = vec![0; PIECE_BYTES];
+    let mut works: BTreeMap<usize, Workload> = BTreeMap::new();
     let (mut done, mut turn) = (0_u64, 0_u64);
     in_turns(engine, vm, |disks| {
         let until = done.saturating_add(TURN_BYTES).min(bytes);
         while done < until {
-            let draw = |what: u64| mix(mix(seed ^ what).wrapping_add(turn));
-            let index = usize::try_from(draw(1) % count).unwrap_or(0);
+            let index = usize::try_from(mix(seed ^ mix(turn)) % count).unwrap_or(0);
             let disk = held(disks, &slots[index].attachment)?;
             let cells = disk.writer.size() / CELL;
             if cells == 0 {
                 let message = format!("'{}' is too small for a workload", disk.path);
                 return Err(CtlError::new(CtlErrorKind::Usage, message));
             }
-            // One in four touches metadata: a single cell in the first 64th of the disk.
-            let (start, run) = match draw(2) % 4 {
-                0 => (draw(3) % (cells / 64).max(1), 1),
-                1 => (draw(3) % cells, 1 + draw(4) % 4),
-                _ => (draw(3) % cells, 1 + draw(4) % 256),
-            };
-            let len = (run.min(cells - start) * CELL).min(bytes - done);
-            let piece = &mut buffer[..piece_len(len)];
-            pattern(draw(5), 0, piece);
-            room.write(disk, start * CELL, piece)?;
-            done += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            let own = mix(seed.wrapping_add(u64::try_from(index).unwrap_or(0)));
+            let work = works
+                .entry(index)
+                .or_insert_with(|| Workload::new(own, cells));
+            let step = work.next();
+            let (start, len) = (step.start * CELL, step.len * CELL);
+            match step.act {
+                Act::Write(seed) => {
+                    let piece = &mut buffer[..piece_len(len.min(bytes - done))];
+                    pattern(seed, 0, piece);
+                    room.write(disk, start, piece)?;
+                    done += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                }
+                Act::Trim => disk.trim(start, len).map_err(failed)?,
+            }
             turn += 1;
         }
         Ok(done >= bytes)

@@ -37,6 +37,7 @@ mod state;
 mod torn;
 mod volume;
 mod winpath;
+mod workload;
 mod wql;
 
 use std::future::Future;

@@ -118,6 +118,62 @@ async fn a_kill_in_a_checkpoint_or_merge_loses_nothing() {
     }
 }
 
+/// Slow enough that each kill hits the merge somewhere else, with a guest that wrote beside it.
+#[tokio::test]
+async fn a_kill_anywhere_in_a_merge_beside_a_writing_guest_loses_nothing() {
+    let mut sim = Sim::start().await;
+    sim.add_vm("a", 2).await;
+    sim.power("a", hyperv_sim::ctl::PowerAction::On).await;
+    let mut model = vec![0; usize::try_from(DISK).unwrap()];
+    pattern(2, 0, &mut model[..4 << 20]);
+    let fill = |model: &mut Vec<u8>, offset: u64, seed: u64| {
+        let at = usize::try_from(offset).unwrap();
+        pattern(seed, 0, &mut model[at..at + (1 << 20)]);
+    };
+    for round in 0..8_u64 {
+        sim.set("merge_bytes_per_second", "0").await;
+        let create = Command::CheckpointCreate {
+            vm: "a".into(),
+            name: None,
+        };
+        sim.ctl(create).await;
+        let written = 8 * MIB + round * 2 * MIB;
+        sim.guest_write("a", written, round, MIB).await;
+        fill(&mut model, written, round);
+        sim.set("merge_bytes_per_second", "256MiB").await;
+        sim.stop().await;
+        let host = Host::start(&sim);
+        let checkpoint = sim.checkpoints("a").await.remove(0).id;
+        let delete = sim.spawn_ctl(Command::CheckpointDelete {
+            vm: "a".into(),
+            checkpoint,
+        });
+        let beside = 40 * MIB + round * 2 * MIB;
+        while sim.show("a").await.busy.is_empty() {}
+        sim.guest_write("a", beside, 100 + round, MIB).await;
+        fill(&mut model, beside, 100 + round);
+        let _ = tokio::time::timeout(
+            Duration::from_millis(round * 35),
+            std::future::pending::<()>(),
+        )
+        .await;
+        host.kill();
+        let _ = delete.await.unwrap();
+        sim.serve().await;
+        sim.settle("a").await;
+        assert!(sim.guest_read("a").await == model, "round {round}");
+        // Whether it had got as far as to be a job.
+        for left in sim.checkpoints("a").await {
+            sim.ctl(Command::CheckpointDelete {
+                vm: "a".into(),
+                checkpoint: left.id,
+            })
+            .await;
+        }
+        assert!(sim.files("*.avhdx").await.is_empty(), "round {round}");
+    }
+}
+
 #[tokio::test]
 async fn a_kill_while_the_guest_writes_reports_at_least_what_changed() {
     let mut sim = Sim::start().await;

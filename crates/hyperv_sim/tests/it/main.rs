@@ -7,12 +7,18 @@
 
 mod backup;
 mod crash;
+mod exports;
 mod faults;
+mod images;
 mod inventory;
+mod jobs;
 mod machines;
+mod merges;
+mod options;
 mod random;
 mod refusals;
 mod restore;
+mod rules;
 mod shadow;
 mod support;
 mod world;
