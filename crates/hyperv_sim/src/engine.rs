@@ -26,9 +26,7 @@ use crate::jobs::Job;
 use crate::merge;
 use crate::methods::{Mounted, Operation};
 use crate::shadow;
-use crate::state::{
-    HostState, JobsState, Knobs, Layout, Power, Vm, load_host, load_jobs, load_vms, save,
-};
+use crate::state::{HostState, Knobs, Layout, Power, Vm, load_host, load_jobs, load_vms, save};
 use crate::winpath::WinPath;
 
 /// The host's state in memory; always what is on disk.
@@ -170,10 +168,11 @@ impl Engine {
             }
         }
         for vm in vms {
-            if vm.chain_locked {
-                // Merging that was switched off is on again after a restart of the service.
+            if vm.chain_locked || vm.merge_put_off {
+                // Merging that was switched off or ended is on again after a restart of the service.
                 let on = self.update_vm(vm.id, |vm| {
                     vm.chain_locked = false;
+                    vm.merge_put_off = false;
                     Ok(())
                 });
                 if let Err(err) = on {

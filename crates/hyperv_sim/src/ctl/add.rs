@@ -1,7 +1,8 @@
 //! `vm add`: a VM with copies of local disk files.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use uuid::Uuid;
@@ -190,7 +191,7 @@ fn copy_disk(engine: &Engine, disk: &DiskAdd) -> Result<WinPath, CtlError> {
         .map_err(|err| CtlError::new(CtlErrorKind::Usage, err.to_string()))?;
     let shown = disk.file.display();
     let source = File::open(&disk.file).map_err(|err| {
-        let kind = if err.kind() == std::io::ErrorKind::NotFound {
+        let kind = if err.kind() == ErrorKind::NotFound {
             CtlErrorKind::NotFound
         } else {
             CtlErrorKind::Failed
@@ -244,13 +245,18 @@ fn copy_sparse(source: &File, target: &Path) -> std::io::Result<()> {
     let mut temporary = target.as_os_str().to_owned();
     temporary.push(".new");
     let out = File::create(&temporary)?;
-    copy_holes(source, &out)?;
+    copy_holes(source, &out, &mut |_| ControlFlow::Continue(()))?;
     drop(out);
     std::fs::rename(temporary, target)
 }
 
-/// Copies the content of a file into an empty one without filling its holes.
-pub(crate) fn copy_holes(mut source: &File, mut out: &File) -> std::io::Result<()> {
+/// Copies the content of a file into an empty one without filling its holes. `progress` is asked between pieces; where
+/// it breaks off, the copy ends with [`ErrorKind::Interrupted`].
+pub(crate) fn copy_holes(
+    mut source: &File,
+    mut out: &File,
+    progress: &mut dyn FnMut(vhdx::Progress) -> ControlFlow<()>,
+) -> std::io::Result<()> {
     const PIECE: usize = 64 * 1024;
     let mut buffer = vec![0; PIECE];
     let length = source.metadata()?.len();
@@ -265,6 +271,13 @@ pub(crate) fn copy_holes(mut source: &File, mut out: &File) -> std::io::Result<(
             out.write_all(piece)?;
         }
         left -= u64::try_from(piece.len()).unwrap_or(left);
+        let at = vhdx::Progress {
+            bytes_done: length - left,
+            bytes_total: length,
+        };
+        if progress(at).is_break() {
+            return Err(ErrorKind::Interrupted.into());
+        }
     }
     out.set_len(length)
 }

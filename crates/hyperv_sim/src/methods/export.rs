@@ -330,7 +330,13 @@ impl<'a> Export<'a> {
             .map_err(io)?;
         if !copy.flat {
             let source = open_file(engine, &copy.from, Hold::Shared)?;
-            return copy_holes(&source, &target).map_err(io);
+            return copy_holes(&source, &target, &mut |at| pace.go_on(at)).map_err(|err| {
+                if err.kind() == std::io::ErrorKind::Interrupted {
+                    pace.failure(&copy.from, &vhdx::Error::Cancelled)
+                } else {
+                    io(err)
+                }
+            });
         }
         let links = open_chain(engine, &copy.from, Hold::Shared)?;
         let base = links.last().map(|link| link.info.clone());

@@ -187,8 +187,7 @@ impl Operation {
                 | Operation::Image {
                     operation: ImageOperation::Merge { .. }
                         | ImageOperation::Convert { .. }
-                        | ImageOperation::Compact { .. }
-                        | ImageOperation::Create { .. },
+                        | ImageOperation::Compact { .. },
                 }
         )
     }

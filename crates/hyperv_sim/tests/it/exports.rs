@@ -183,3 +183,32 @@ async fn an_export_without_disks_switches_merging_off_until_it_is_switched_on() 
     export(&sim, &vm, r"C:\Again", wish(1).with("CopyVmStorage", false)).await;
     assert_eq!(switch().await.u32("EnabledState"), Some(1));
 }
+
+#[tokio::test]
+async fn an_export_ended_while_it_copies_leaves_nothing_behind() {
+    let sim = Sim::start().await;
+    let vm = host_with_checkpoint(&sim).await;
+    sim.set("merge_bytes_per_second", "4MiB").await;
+    for which in [0, 1] {
+        let parameters = Properties::new()
+            .with("ComputerSystem", system(&vm))
+            .with("ExportDirectory", r"C:\Export")
+            .with("ExportSettingData", Value::embedded(&wish(which)));
+        let outputs = sim
+            .invoke(SYSTEMS, "ExportSystemDefinition", parameters)
+            .await;
+        let job = outputs.epr("Job").unwrap().clone();
+        while sim.files(r"C:\Export\*vhdx").await.is_empty() {}
+        let end = Properties::new()
+            .with("RequestedState", 4_u16)
+            .with("TimeoutPeriod", Value::Null);
+        let ended = sim
+            .try_invoke(&job, "RequestStateChange", end)
+            .await
+            .unwrap();
+        assert_eq!(ended.u32("ReturnValue"), Some(0));
+        assert_eq!(sim.follow(&outputs).await.u16("JobState"), Some(8));
+        assert!(sim.files(r"C:\Export\*").await.is_empty());
+    }
+    assert_eq!(sim.show("a").await.state, "running");
+}
