@@ -36,6 +36,8 @@ scenarios! { { basic: Basic, ntlm: Ntlm } {
     get_reads_one_object
     get_reads_settings_and_host
     get_reads_defaults_and_services
+    volumes_may_be_mounted_in_folders
+    a_cluster_shows_nodes_and_shared_volumes
     plain_enumeration_gives_one_item_a_pull
     pull_takes_as_many_as_asked
     an_empty_result_has_its_parts

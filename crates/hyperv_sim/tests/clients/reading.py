@@ -84,6 +84,35 @@ def get_reads_defaults_and_services(host, client):
     assert (disk["Size"], disk["FreeSpace"]) == (volume["Capacity"], volume["FreeSpace"]), (disk, volume)
 
 
+def volumes_may_be_mounted_in_folders(host, client):
+    """A volume without a letter has its mount path as name, with a backslash at the end."""
+    host.ctl("volume", "set", "C:\\Mounts\\Data", "--capacity", "10GiB")
+    volumes = client.wql("SELECT * FROM Win32_Volume WHERE DriveType = 3", names.EVERYTHING_CIMV2)
+    (mounted,) = [volume for volume in volumes if volume["Name"] == "C:\\Mounts\\Data\\"]
+    assert mounted["DriveLetter"] is None and mounted["Capacity"] == str(10 << 30), mounted
+    assert len({volume["DeviceID"].lower() for volume in volumes}) == len(volumes), volumes
+
+
+def a_cluster_shows_nodes_and_shared_volumes(host, client):
+    """The namespace of clusters is there on nodes only; shared volumes with their partitions, in MB."""
+    host.ctl("cluster", "CL01", "--node", "HV02")
+    path = "C:\\ClusterStorage\\Volume1"
+    host.ctl("volume", "set", path, "--capacity", "100GiB")
+    namespace = names.WMI + "root/MSCluster/*"
+    assert client.only("SELECT * FROM MSCluster_Cluster", namespace)["Name"] == "CL01"
+    nodes = {node["Name"].upper() for node in client.wql("SELECT * FROM MSCluster_Node", namespace)}
+    assert nodes == {"HV01", "HV02"}, nodes
+    shared = client.only("SELECT * FROM MSCluster_ClusterSharedVolume", namespace)
+    assert shared["Name"].rstrip("\\") == path, shared
+    partition = client.only(
+        f"ASSOCIATORS OF {{MSCluster_ClusterSharedVolume.Name='{values.wql(shared['Name'])}'}} "
+        "WHERE AssocClass = MSCluster_ClusterSharedVolumeToPartition ResultClass = MSCluster_DiskPartition",
+        namespace,
+    )
+    assert partition["TotalSize"] == str(100 << 10), partition
+    assert 0 < int(partition["FreeSpace"]) <= 100 << 10, partition
+
+
 def plain_enumeration_gives_one_item_a_pull(host, client):
     """No optimisation, no MaxElements: each Pull one item, a new context each time."""
     for name in ("a", "b", "c"):
@@ -395,6 +424,8 @@ SCENARIOS = [
     get_reads_one_object,
     get_reads_settings_and_host,
     get_reads_defaults_and_services,
+    volumes_may_be_mounted_in_folders,
+    a_cluster_shows_nodes_and_shared_volumes,
     plain_enumeration_gives_one_item_a_pull,
     pull_takes_as_many_as_asked,
     an_empty_result_has_its_parts,
