@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use api::agent_v1::{HostIdentity, Inventory, InventoryDisk, InventoryVm, Readiness};
-use hyperv::{Credentials, Endpoint, Host, HostFacts, HostFiles, PathMap, VmSummary};
+use hyperv::{
+    Authentication, Credentials, Endpoint, Host, HostFacts, HostFiles, PathMap, VmSummary,
+};
 use model::{ControllerKind, Generation, PowerState};
 use secrecy::SecretString;
 
-use crate::options::HostOptions;
+use crate::options::{HostAuth, HostOptions};
 
 /// Makes the driver and the file access of a host; nothing is sent yet.
 pub(crate) fn connect(options: &HostOptions) -> anyhow::Result<(Host, Arc<HostFiles>)> {
@@ -37,6 +39,11 @@ pub(crate) fn connect(options: &HostOptions) -> anyhow::Result<(Host, Arc<HostFi
     };
     let mut endpoint = Endpoint::new(wsman_url(&options.url));
     endpoint.credentials = credentials;
+    endpoint.authentication = match options.auth {
+        HostAuth::Auto => Authentication::Auto,
+        HostAuth::Basic => Authentication::Basic,
+        HostAuth::Ntlm => Authentication::Ntlm,
+    };
     endpoint.trust = trust;
     let host = Host::new(&endpoint).context("set up the host's driver")?;
     let map = if options.path_map.is_empty() {

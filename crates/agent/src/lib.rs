@@ -26,5 +26,5 @@ mod restore;
 mod worker;
 
 pub use enroll::{Enrolled, enroll};
-pub use options::{EnrollOptions, HostOptions, RunOptions, SeveralVolumes};
+pub use options::{EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes};
 pub use worker::run;

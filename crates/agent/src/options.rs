@@ -15,13 +15,27 @@ pub struct EnrollOptions {
     pub token: String,
 }
 
+/// How to log in to the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostAuth {
+    /// NTLM where the host offers it, else Basic over HTTPS.
+    #[default]
+    Auto,
+    /// Basic, over HTTP as well, where it shows the password.
+    Basic,
+    /// NTLM; sealed over HTTP.
+    Ntlm,
+}
+
 /// How to reach the host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
     /// `http://HOST:5985/wsman` or `https://HOST:5986/wsman`; the path may be left out.
     pub url: String,
-    /// User name; `None` where the host asks for none.
+    /// User name: `user`, `DOMAIN\user` or `user@domain`; `None` where the host asks for none.
     pub user: Option<String>,
+    /// How to log in.
+    pub auth: HostAuth,
     /// File with the password; its first line counts.
     pub password_file: Option<PathBuf>,
     /// CA file or SHA-256 fingerprint of the host's certificate; `None` trusts the system's store.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use wsman::{Fault, FaultClass, MessageError};
 
+use crate::ConnectionError;
 use crate::host::ShadowRefusal;
 
 /// What a caller can do about an [`Error`].
@@ -52,7 +53,17 @@ pub enum Error {
         /// The endpoint.
         url: String,
         /// Cause.
-        source: reqwest::Error,
+        source: ConnectionError,
+    },
+    /// The machine that answered is not proven to be the host, so nothing was said to it.
+    #[error(
+        "the certificate of the host at {url} is not trusted; give the CA that signed it, or its SHA-256 fingerprint"
+    )]
+    Untrusted {
+        /// The endpoint.
+        url: String,
+        /// Cause.
+        source: std::io::Error,
     },
     /// The connection broke after the request was sent.
     #[error("the connection to {url} broke while the host worked on: {doing}")]
@@ -62,17 +73,70 @@ pub enum Error {
         /// What was asked.
         doing: String,
         /// Cause.
-        source: reqwest::Error,
+        source: ConnectionError,
     },
-    /// User name or password is wrong, or the authentication method is switched off.
+    /// User name or password is wrong, or the account may not log in.
     #[error(
-        "the host at {url} refused the log-in of {user}; check user, password and that Basic authentication is on"
+        "the host at {url} refused the log-in of {user} by {scheme}; check user name and password, and that the account \
+         may log in over the network (a local administrator other than the built-in one needs \
+         LocalAccountTokenFilterPolicy=1)"
     )]
     LogIn {
         /// The endpoint.
         url: String,
         /// The user name.
         user: String,
+        /// How it logged in.
+        scheme: &'static str,
+    },
+    /// The host offers no way to log in that may be used.
+    #[error("the host at {url} offers {offered} to log in, and {wanted} was to be used; {hint}")]
+    NoScheme {
+        /// The endpoint.
+        url: String,
+        /// What it offers.
+        offered: String,
+        /// What this program was to use.
+        wanted: &'static str,
+        /// What to do next.
+        hint: &'static str,
+    },
+    /// An account is given, and the host lets anybody in.
+    #[error(
+        "the host at {url} asks for no log-in, so it may not be the one that is meant; switch its authentication on, or \
+         leave out user and password"
+    )]
+    NotAsked {
+        /// The endpoint.
+        url: String,
+    },
+    /// An answer in plain text to a sealed request: anybody on the network may have written it.
+    #[error(
+        "the host at {url} answered the sealed request {doing} in plain text (HTTP status {status}): {text}; refused, as \
+         anybody on the network may have written it"
+    )]
+    Unsealed {
+        /// The endpoint.
+        url: String,
+        /// What was asked.
+        doing: String,
+        /// HTTP status.
+        status: u16,
+        /// Start of the body.
+        text: String,
+    },
+    /// A sealed answer that does not open.
+    #[error(
+        "the sealed answer of the host at {url} to {doing} does not open: {what}; look for a proxy or an intruder between \
+         here and the host, or use HTTPS"
+    )]
+    Tampered {
+        /// The endpoint.
+        url: String,
+        /// What was asked.
+        doing: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// An HTTP answer that is no WS-Management message.
     #[error("the host at {url} answered {doing} with HTTP status {status}: {text}")]
@@ -223,12 +287,23 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Settings { .. } | Error::Refused { .. } => ErrorKind::Refused,
+            Error::Settings { .. }
+            | Error::Refused { .. }
+            | Error::Untrusted { .. }
+            | Error::NotAsked { .. } => ErrorKind::Refused,
             Error::Unreachable { .. } => ErrorKind::Retry,
             Error::Broken { .. } | Error::JobGone { .. } | Error::JobLost { .. } => {
                 ErrorKind::ResultUnknown
             }
-            Error::LogIn { .. } | Error::NoRights { .. } => ErrorKind::AccessDenied,
+            Error::LogIn { .. } | Error::NoScheme { .. } | Error::NoRights { .. } => {
+                ErrorKind::AccessDenied
+            }
+            // A busy service or a proxy says so in plain text, but nobody vouches that the request did not run.
+            Error::Unsealed {
+                status: 408 | 429 | 502 | 503 | 504,
+                ..
+            } => ErrorKind::ResultUnknown,
+            Error::Unsealed { .. } | Error::Tampered { .. } => ErrorKind::Protocol,
             Error::Http {
                 status: 408 | 429 | 502 | 503 | 504,
                 ..

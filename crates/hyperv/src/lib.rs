@@ -15,7 +15,9 @@ mod error;
 mod files;
 mod host;
 
-pub use cim::{CimSession, Credentials, Endpoint, Identity, Trust};
+pub use cim::{
+    Authentication, CimSession, ConnectionError, Credentials, Endpoint, Identity, Trust,
+};
 pub use error::{Error, ErrorKind};
 pub use files::{
     ChainError, Entry, FileError, FileErrorKind, HostFile, HostFiles, HostPathResolver, MapError,

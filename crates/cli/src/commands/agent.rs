@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use agent::{EnrollOptions, HostOptions, RunOptions, SeveralVolumes};
-use clap::{Args, Subcommand};
+use agent::{EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes};
+use clap::{Args, Subcommand, ValueEnum};
 use plan::restore::ReservePolicy;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,9 @@ enum Verb {
     /// Run an enrolled agent until told to stop
     #[command(after_help = "Examples:\n  \
         reprise agent run --data /var/lib/reprise-agent --host http://127.0.0.1:5985/wsman --path-map 'C:\\=/srv/hv01/volumes/C'\n  \
-        reprise agent run --data agent --host https://hv01:5986/wsman --host-user backup --host-password-file password.txt")]
+        reprise agent run --data agent --host http://hv01:5985/wsman --host-user 'HV01\\backup' --host-password-file password.txt\n  \
+        reprise agent run --data agent --host https://hv01:5986/wsman --host-user backup@corp.example --host-password-file password.txt --host-ca ca.pem\n  \
+        reprise agent run --data agent --host https://hv01:5986/wsman --host-user backup --host-password-file password.txt --host-auth basic")]
     Run(RunArgs),
 }
 
@@ -59,12 +61,15 @@ struct RunArgs {
     /// WS-Management address of the host
     #[arg(long, value_name = "URL")]
     host: String,
-    /// User name on the host
+    /// User name on the host: user, DOMAIN\user or user@domain
     #[arg(long, value_name = "NAME", requires = "host_password_file")]
     host_user: Option<String>,
     /// File that holds the password of --host-user
     #[arg(long, value_name = "FILE", requires = "host_user")]
     host_password_file: Option<PathBuf>,
+    /// How to log in: ntlm (sealed over HTTP), basic, or what the host offers, with basic over HTTPS only
+    #[arg(long, value_name = "SCHEME", value_enum, default_value_t = Auth::Auto)]
+    host_auth: Auth,
     /// CA file or SHA-256 fingerprint of the host's certificate
     #[arg(long, value_name = "FILE|FINGERPRINT")]
     host_ca: Option<String>,
@@ -96,6 +101,24 @@ enum SeveralVolumesName {
     Save,
 }
 
+/// How to log in to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    Auto,
+    Basic,
+    Ntlm,
+}
+
+impl From<Auth> for HostAuth {
+    fn from(auth: Auth) -> Self {
+        match auth {
+            Auth::Auto => Self::Auto,
+            Auth::Basic => Self::Basic,
+            Auth::Ntlm => Self::Ntlm,
+        }
+    }
+}
+
 /// Runs a verb.
 pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
     match args.verb {
@@ -107,6 +130,7 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
                 host: HostOptions {
                     url: args.host,
                     user: args.host_user,
+                    auth: args.host_auth.into(),
                     password_file: args.host_password_file,
                     ca: args.host_ca,
                     path_map: args

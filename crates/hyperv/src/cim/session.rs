@@ -14,7 +14,8 @@ use wsman::{
     Properties, Pull, Reply, Request, Response, Selectors, uri,
 };
 
-use super::transport::{Endpoint, Transport};
+use super::endpoint::Endpoint;
+use super::transport::Transport;
 use crate::{Error, ErrorKind};
 
 /// Envelope size asked for at first: what the oldest services give.

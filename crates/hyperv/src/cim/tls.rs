@@ -9,6 +9,7 @@ use rustls::crypto::{
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_platform_verifier::Verifier;
 
 /// What makes a host the right one, over HTTPS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,14 +24,21 @@ pub enum Trust {
     Fingerprint(String),
 }
 
-/// Makes the TLS settings; `None` where the system's own verification is to be used.
-pub(super) fn client_config(trust: &Trust) -> Result<Option<ClientConfig>, String> {
+/// Makes the TLS settings.
+pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, String> {
     let provider = Arc::new(provider::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let config = match trust {
-        Trust::System => return Ok(None),
+        Trust::System => {
+            let verifier = Verifier::new(provider)
+                .map_err(|error| format!("the system's certificates cannot be read: {error}"))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth()
+        }
         Trust::CaPem(pem) => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -59,15 +67,39 @@ pub(super) fn client_config(trust: &Trust) -> Result<Option<ClientConfig>, Strin
                 .with_no_client_auth()
         }
     };
-    Ok(Some(config))
+    Ok(config)
 }
 
-/// Lets TLS work in programs that have not chosen a provider.
-pub(super) fn ensure_provider() {
-    if CryptoProvider::get_default().is_none() {
-        // Another thread may have been first; either choice is good.
-        let _ = provider::default_provider().install_default();
-    }
+/// Returns `tls-server-end-point` of a host's certificate (RFC 5929): what a log-in is bound to.
+pub(super) fn channel_binding(certificate: &[u8]) -> Vec<u8> {
+    // The hash is that of the certificate's signature, and never a weaker one than SHA-256.
+    const WITH_SHA384: [&str; 2] = ["1.2.840.113549.1.1.12", "1.2.840.10045.4.3.3"];
+    const WITH_SHA512: [&str; 2] = ["1.2.840.113549.1.1.13", "1.2.840.10045.4.3.4"];
+    let signature = x509_parser::parse_x509_certificate(certificate)
+        .map(|(_, parsed)| parsed.signature_algorithm.algorithm.to_id_string())
+        .unwrap_or_default();
+    let hash = if WITH_SHA384.contains(&signature.as_str()) {
+        &ring::digest::SHA384
+    } else if WITH_SHA512.contains(&signature.as_str()) {
+        &ring::digest::SHA512
+    } else {
+        &ring::digest::SHA256
+    };
+    let digest = ring::digest::digest(hash, certificate);
+    [b"tls-server-end-point:".as_slice(), digest.as_ref()].concat()
+}
+
+/// Tells whether a failure means that the host is not the one it should be.
+pub(super) fn is_distrust(error: &std::io::Error) -> bool {
+    error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .is_some_and(|error| {
+            matches!(
+                error,
+                rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)
+            )
+        })
 }
 
 fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {

@@ -233,7 +233,7 @@ async fn faults_of_the_account_are_told() {
         .await
         .unwrap();
     assert_eq!(identity.vendor, "Microsoft Corporation");
-    // Credentials where none are asked for do no harm.
+    // Credentials where none are asked for: it may not be the host that is meant, so nothing is asked of it.
     let credentials = Credentials {
         user: "backup".into(),
         password: "secret".to_owned().into(),
@@ -242,11 +242,12 @@ async fn faults_of_the_account_are_told() {
         credentials: Some(credentials),
         ..Endpoint::new(sim.url())
     };
-    CimSession::new(&endpoint)
+    let error = CimSession::new(&endpoint)
         .unwrap()
         .identify()
         .await
-        .unwrap();
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
 }
 
 #[tokio::test]

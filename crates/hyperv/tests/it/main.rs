@@ -7,7 +7,9 @@
 )]
 
 mod answers;
+mod auth;
 mod backup;
+mod between;
 mod checkpoints;
 mod features;
 mod inventory;
