@@ -449,3 +449,45 @@ async fn no_secret_is_in_any_log() {
         assert!(!text.contains(secret), "{secret}");
     }
 }
+
+/// Sends bytes on a new connection and returns the head of the answer.
+async fn raw(address: SocketAddr, content_type: &str, body: &[u8]) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("the host listens");
+    let head = format!(
+        "POST /wsman HTTP/1.1\r\nHost: hv01\r\nConnection: close\r\nContent-Type: {content_type}\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    stream.write_all(body).await.expect("it reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .expect("it answers");
+    answer.to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn who_has_not_logged_in_is_challenged_whatever_was_sent() {
+    let sim = Sim::start(Offered::Negotiate, false).await;
+    let sealed = wsman::sealed::write(wsman::sealed::Sealed {
+        signature: &[1; 16],
+        sealed: b"of another connection",
+    });
+    for (content_type, body) in [
+        (wsman::sealed::CONTENT_TYPE, sealed.as_slice()),
+        ("application/soap+xml;charset=UTF-8", b"<x/>"),
+        ("application/soap+xml;charset=UTF-8", b""),
+    ] {
+        let answer = raw(sim.running.address(), content_type, body).await;
+        assert!(answer.starts_with("http/1.1 401 "), "{answer}");
+        assert!(
+            answer.contains("www-authenticate: negotiate\r\n"),
+            "{answer}"
+        );
+    }
+}

@@ -97,11 +97,19 @@ fn make(name: &str, cert: &Path, key: &Path) -> Result<(), SimError> {
         .distinguished_name
         .push(rcgen::DnType::CommonName, name);
     let signed = params.self_signed(&pair).map_err(failed)?;
-    for (file, text) in [(key, pair.serialize_pem()), (cert, signed.pem())] {
-        save_bytes(file, text.as_bytes())
-            .map_err(|source| io(format!("write {}", file.display()), source))?;
-    }
-    Ok(())
+    write_secret(key, pair.serialize_pem().as_bytes())
+        .map_err(|source| io(format!("write {}", key.display()), source))?;
+    save_bytes(cert, signed.pem().as_bytes())
+        .map_err(|source| io(format!("write {}", cert.display()), source))
+}
+
+/// Writes a file that only its owner may read.
+fn write_secret(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::io::Write::write_all(&mut options.open(file)?, bytes)
 }
 
 fn io(action: String, source: std::io::Error) -> SimError {
