@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyperv::{Endpoint, Error, ErrorKind, Host, Limits, ShadowRefusal, ShadowView, VolumeFacts};
-use hyperv_sim::ctl::{FaultRule, PowerAction};
+use hyperv_sim::ctl::{Command, DiskAdd, FaultRule, PowerAction, Reply as CtlReply, VmAdd};
 use model::MIB;
 use wsman::{Instance, Item, Items, Operation, Properties, Reply, Value};
 
@@ -62,6 +62,46 @@ async fn a_shadow_copy_is_made_read_found_and_deleted() {
     sim.host.delete_shadow(&shadow.id).await.unwrap();
     sim.host.delete_shadow(&shadow.id).await.unwrap();
     assert_eq!(sim.host.shadow(&shadow.id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_disk_on_a_mounted_volume_is_on_that_volumes_shadow_copy() {
+    let sim = Sim::start(false).await;
+    sim.set_capacity(r"C:\Mount\Data", 5 << 30).await;
+    let file = sim.disk_file("far.vhdx");
+    let add = Command::VmAdd(VmAdd {
+        name: "far".into(),
+        generation: 2,
+        version: None,
+        disks: vec![DiskAdd {
+            path: r"C:\Mount\Data\far.vhdx".into(),
+            file,
+        }],
+        nics: Vec::new(),
+    });
+    let CtlReply::Vm(added) = sim.ctl(add).await else {
+        panic!("no VM")
+    };
+    let facts = sim.host.facts().await.unwrap();
+    let vm = sim.host.vm(added.id.parse().unwrap()).await.unwrap();
+    let all = sim.host.files_of(&vm).await.unwrap();
+    let path = all.disks[0].path.as_str();
+    let config = all.configs[0].places[0].root.as_str();
+    let volumes = facts.volumes_of([path, config]).unwrap();
+    let mounts: Vec<String> = volumes
+        .iter()
+        .map(|volume| volume.path.to_lowercase())
+        .collect();
+    assert_eq!(mounts, [r"c:\", r"c:\mount\data\"]);
+    let mut view = ShadowView::new(sim.files_with_shadows());
+    for volume in &volumes {
+        let shadow = sim.host.create_shadow(volume, &[]).await.unwrap();
+        view.add(volume, &shadow).unwrap();
+    }
+    let disk = view.open_chain(path).unwrap().into_disk();
+    assert_eq!(disk.size(), crate::sim::DISK_BYTES);
+    let error = facts.volumes_of([r"\\server\share\a.vhdx"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
 #[tokio::test]
