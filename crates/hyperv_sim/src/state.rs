@@ -105,6 +105,8 @@ pub(crate) struct Knobs {
     pub(crate) envelope_bytes: u64,
     /// How late a slow reply comes.
     pub(crate) slow_millis: u64,
+    /// How long an enumeration may lie idle before its context is gone.
+    pub(crate) enumeration_idle_millis: u64,
     /// How long Win32_ShadowCopy.Create takes, besides its work.
     pub(crate) shadow_millis: u64,
     /// Most shadow copies of one volume.
@@ -180,6 +182,7 @@ impl Default for Knobs {
             recovery_import_id: RecoveryImportId::Vm,
             envelope_bytes: 512_000,
             slow_millis: 2_000,
+            enumeration_idle_millis: 60_000,
             shadow_millis: 0,
             shadow_limit: 64,
             shadow_code: 0,

@@ -15,6 +15,12 @@ use crate::winpath::same_path;
 pub(super) fn changes(call: &Call<'_>) -> Result<Answer, Failure> {
     let path = parse_path(&path(call, "Path")?)?;
     let id = call.need_text("LimitId")?;
+    let is_set = path.file_name().to_lowercase().ends_with(".vhds");
+    if !is_set && call.text("TargetSnapshotId").is_some() {
+        return Err(Failure::invalid(
+            "only a VHD set has snapshots that TargetSnapshotId could name",
+        ));
+    }
     let (offset, length) = (
         call.need_number("ByteOffset")?,
         call.need_number("ByteLength")?,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wsman::ObjectPath;
 
-use super::vms;
+use super::{Scope, scope_of, vms};
 use crate::cim::{Bag, Class, MSCLUSTER, Object, V2, Value, find, same_object};
 use crate::clock::now;
 use crate::cluster;
@@ -87,12 +87,12 @@ pub(super) fn is_association(class: &str) -> bool {
 }
 
 /// Returns the instances of an association class.
-pub(super) fn links(state: &State, class: &'static str) -> Vec<Object> {
+pub(super) fn links(state: &State, class: &'static str, scope: Scope) -> Vec<Object> {
     let known = CLASSES.into_iter().find(|(name, ..)| *name == class);
     let Some(((_, one, two), own)) = known.zip(class_of(class)) else {
         return Vec::new();
     };
-    pairs(state, class)
+    pairs(state, class, scope)
         .into_iter()
         .map(|(from, to)| {
             let object = Object::new(own).with(one, from).with(two, to);
@@ -106,7 +106,11 @@ pub(super) fn links(state: &State, class: &'static str) -> Vec<Object> {
         .collect()
 }
 
-fn pairs(state: &State, class: &str) -> Vec<(String, String)> {
+fn pairs(state: &State, class: &str, scope: Scope) -> Vec<(String, String)> {
+    let of_host = class.starts_with("MSCluster_") || class == "Msvm_AffectedJobElement";
+    if of_host && !scope.has_host() {
+        return Vec::new();
+    }
     if class.starts_with("MSCluster_") {
         return cluster::pairs(state, class);
     }
@@ -126,9 +130,8 @@ fn pairs(state: &State, class: &str) -> Vec<(String, String)> {
             })
             .collect();
     }
-    state
-        .vms
-        .values()
+    scope
+        .vms(state)
         .flat_map(|vm| pairs_of_vm(state, vm, class))
         .collect()
 }
@@ -245,7 +248,7 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
         filter.role.as_deref(),
     );
     // All objects of a class are made at once, so each class is only asked for once.
-    let mut wanted: BTreeMap<(&str, String), BTreeSet<String>> = BTreeMap::new();
+    let mut wanted: BTreeMap<(&str, String, Scope), BTreeSet<String>> = BTreeMap::new();
     for (link, role) in linked {
         for (property, value) in link.properties() {
             let right_role = filter
@@ -260,8 +263,9 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
                 .flatten()
                 .and_then(|text| text.parse::<ObjectPath>().ok());
             if let Some(end) = end {
+                let scope = scope_of(engine, &end.keys);
                 wanted
-                    .entry((link.class.namespace, end.class.clone()))
+                    .entry((link.class.namespace, end.class.clone(), scope))
                     .or_default()
                     .insert(key_of(&end));
             }
@@ -269,7 +273,7 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
     }
     let server = engine.name();
     let mut found = Vec::new();
-    for ((namespace, class), ends) in wanted {
+    for ((namespace, class, scope), ends) in wanted {
         let Some(class) = find(namespace, &class) else {
             continue;
         };
@@ -280,7 +284,7 @@ pub(crate) fn associators(engine: &Engine, path: &ObjectPath, filter: &AssocFilt
         {
             continue;
         }
-        let objects = super::instances(engine, class);
+        let objects = super::instances_in(engine, class, scope);
         found.extend(
             objects
                 .into_iter()
@@ -303,13 +307,23 @@ fn linked(
     role: Option<&str>,
 ) -> Vec<(Object, &'static str)> {
     let mut found = Vec::new();
+    // An object of a VM is linked with others of that VM, and with jobs.
+    let scopes = match scope_of(engine, &path.keys) {
+        Scope::All | Scope::Host => vec![Scope::All],
+        vm @ Scope::Vm(_) => vec![vm, Scope::Host],
+    };
     for (name, one, two) in CLASSES {
         let is_wanted =
             |class_name: &str| class_of(name).is_some_and(|own: &Class| own.is_a(class_name));
         if class.is_some_and(|class| !is_wanted(class)) {
             continue;
         }
-        for link in engine.read(|state| links(state, name)) {
+        for link in engine.read(|state| {
+            let scopes = scopes.iter();
+            scopes
+                .flat_map(|scope| links(state, name, *scope))
+                .collect::<Vec<_>>()
+        }) {
             for end in [one, two] {
                 let right_role = role.is_none_or(|role| role.eq_ignore_ascii_case(end));
                 let held = link

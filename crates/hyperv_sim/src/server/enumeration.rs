@@ -2,16 +2,16 @@
 //!
 //! Every Pull gives a new context; the one before, one that has ended, was released, or idle for too long is unknown.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use wsman::{EnumerationMode, Fault, Item, Items, Reply, Request, Response, Subcode};
 
 use crate::cim::{Manner, Object, epr_of_path, instance};
+use crate::engine::Engine;
+use crate::objects::Source;
 
-/// How long an enumeration may lie idle.
-const IDLE: Duration = Duration::from_secs(60);
 /// Most enumerations at once.
 const MAX_OPEN: usize = 1500;
 /// Most items of one answer.
@@ -20,20 +20,16 @@ const MAX_BATCH: u32 = 32_000;
 /// An enumeration with what is left of it.
 #[derive(Debug)]
 pub(crate) struct Enumeration {
-    pub(crate) objects: VecDeque<Object>,
+    pub(crate) source: Source,
     pub(crate) mode: EnumerationMode,
     pub(crate) namespace: &'static str,
     used: Instant,
 }
 
 impl Enumeration {
-    pub(crate) fn new(
-        objects: Vec<Object>,
-        mode: EnumerationMode,
-        namespace: &'static str,
-    ) -> Self {
+    pub(crate) fn new(source: Source, mode: EnumerationMode, namespace: &'static str) -> Self {
         Self {
-            objects: objects.into(),
+            source,
             mode,
             namespace,
             used: Instant::now(),
@@ -58,9 +54,15 @@ pub(crate) struct Enumerations {
 
 impl Enumerations {
     /// Keeps an enumeration and returns its context; refused where there are too many.
-    pub(crate) fn put(&mut self, mut enumeration: Enumeration) -> Result<String, Box<Fault>> {
+    ///
+    /// One that nobody asked for within `idle` is gone.
+    pub(crate) fn put(
+        &mut self,
+        mut enumeration: Enumeration,
+        idle: Duration,
+    ) -> Result<String, Box<Fault>> {
         self.open
-            .retain(|_, enumeration| enumeration.used.elapsed() < IDLE);
+            .retain(|_, enumeration| enumeration.used.elapsed() < idle);
         if self.open.len() >= MAX_OPEN {
             return Err(Fault::new(Subcode::QuotaLimit, "too many enumerations are open").into());
         }
@@ -71,11 +73,15 @@ impl Enumerations {
     }
 
     /// Takes the enumeration of a context, which is unknown from then on.
-    pub(crate) fn take(&mut self, context: &str) -> Result<Enumeration, Box<Fault>> {
+    pub(crate) fn take(
+        &mut self,
+        context: &str,
+        idle: Duration,
+    ) -> Result<Enumeration, Box<Fault>> {
         let found = self
             .open
             .remove(context.trim())
-            .filter(|enumeration| enumeration.used.elapsed() < IDLE);
+            .filter(|enumeration| enumeration.used.elapsed() < idle);
         found.ok_or_else(|| {
             Fault::new(
                 Subcode::InvalidEnumerationContext,
@@ -88,6 +94,7 @@ impl Enumerations {
 
 /// Takes the next batch off an enumeration: at most `max_elements` (one by default), and as many as fit.
 pub(crate) fn batch(
+    engine: &Engine,
     enumeration: &mut Enumeration,
     request: &Request,
     max_elements: Option<u32>,
@@ -97,12 +104,12 @@ pub(crate) fn batch(
     let empty = size_of(request, enumeration.namespace, Vec::new());
     let mut left = style.envelope_bytes.saturating_sub(empty);
     let mut items = Vec::new();
-    while let Some(object) = enumeration.objects.front()
-        && items.len() < usize::try_from(most).unwrap_or(usize::MAX)
+    let (mode, namespace) = (enumeration.mode, enumeration.namespace);
+    while items.len() < usize::try_from(most).unwrap_or(usize::MAX)
+        && let Some(object) = enumeration.source.peek(engine)
     {
-        let item = write(object, enumeration.mode, style);
-        let size =
-            size_of(request, enumeration.namespace, vec![item.clone()]).saturating_sub(empty);
+        let item = write(object, mode, style);
+        let size = size_of(request, namespace, vec![item.clone()]).saturating_sub(empty);
         if size > left {
             if items.is_empty() {
                 return Err(Fault::encoding_limit(format!(
@@ -115,7 +122,7 @@ pub(crate) fn batch(
         }
         left -= size;
         items.push(item);
-        enumeration.objects.pop_front();
+        enumeration.source.pop();
     }
     Ok(items)
 }

@@ -19,9 +19,9 @@ use crate::ctl::FaultRule;
 use crate::definition::owner_of;
 use crate::engine::Engine;
 use crate::methods::{self, job_reference};
-use crate::objects;
+use crate::objects::{self, Source, scope_of};
 use crate::shadow;
-use crate::wql::{self, Query, Scope};
+use crate::wql::{self, Query};
 
 /// Smallest envelope a client may ask for.
 const MIN_ENVELOPE_BYTES: usize = 8192;
@@ -179,7 +179,7 @@ impl Service {
             Operation::Enumerate(enumerate) => self.enumerate(request, enumerate),
             Operation::Pull(pull) => self.pull(request, pull),
             Operation::Release { context } => {
-                lock(&self.enumerations).take(context)?;
+                lock(&self.enumerations).take(context, self.idle())?;
                 Ok((Reply::Empty, String::new()))
             }
             Operation::Get => {
@@ -227,7 +227,7 @@ impl Service {
         let header = &request.header;
         let (namespace, class) = namespace_of(header)?;
         check_namespace_selector(header, namespace)?;
-        let objects = match &enumerate.filter {
+        let source = match &enumerate.filter {
             Some(filter) if filter.dialect.eq_ignore_ascii_case(uri::DIALECT_WQL) => {
                 self.query(namespace, &filter.text)?
             }
@@ -248,17 +248,23 @@ impl Service {
                 )
                 .into());
             }
-            None => objects::instances(&self.engine, class_of(header)?),
+            None => Source::of_class(&self.engine, class_of(header)?),
         };
-        let mut enumeration = Enumeration::new(objects, enumerate.mode, namespace);
+        let mut enumeration = Enumeration::new(source, enumerate.mode, namespace);
         let mut first = Items::default();
         if enumerate.optimize {
             let style = self.style(request);
-            first.items = batch(&mut enumeration, request, enumerate.max_elements, &style)?;
-            first.end = enumeration.objects.is_empty();
+            first.items = batch(
+                &self.engine,
+                &mut enumeration,
+                request,
+                enumerate.max_elements,
+                &style,
+            )?;
+            first.end = enumeration.source.peek(&self.engine).is_none();
         }
         if !first.end {
-            first.context = Some(lock(&self.enumerations).put(enumeration)?);
+            first.context = Some(lock(&self.enumerations).put(enumeration, self.idle())?);
         }
         Ok((
             Reply::Enumerate {
@@ -270,7 +276,7 @@ impl Service {
     }
 
     fn pull(&self, request: &Request, pull: &Pull) -> Result<(Reply, String), Box<Fault>> {
-        let mut enumeration = lock(&self.enumerations).take(&pull.context)?;
+        let mut enumeration = lock(&self.enumerations).take(&pull.context, self.idle())?;
         let namespace = enumeration.namespace;
         let mut style = self.style(request);
         if let Some(most) = pull
@@ -279,12 +285,18 @@ impl Service {
         {
             style.envelope_bytes = style.envelope_bytes.min(most.max(MIN_ENVELOPE_BYTES));
         }
-        let items = batch(&mut enumeration, request, pull.max_elements, &style)?;
-        let end = enumeration.objects.is_empty();
+        let items = batch(
+            &self.engine,
+            &mut enumeration,
+            request,
+            pull.max_elements,
+            &style,
+        )?;
+        let end = enumeration.source.peek(&self.engine).is_none();
         let context = if end {
             None
         } else {
-            Some(lock(&self.enumerations).put(enumeration)?)
+            Some(lock(&self.enumerations).put(enumeration, self.idle())?)
         };
         Ok((
             Reply::Pull(Items {
@@ -296,6 +308,10 @@ impl Service {
         ))
     }
 
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.engine.knobs().enumeration_idle_millis)
+    }
+
     fn style(&self, request: &Request) -> Style {
         Style {
             server: self.engine.name(),
@@ -305,7 +321,7 @@ impl Service {
     }
 
     /// Runs a query.
-    fn query(&self, namespace: &'static str, text: &str) -> Result<Vec<Object>, Box<Fault>> {
+    fn query(&self, namespace: &'static str, text: &str) -> Result<Source, Box<Fault>> {
         let bad = |what: String| {
             Fault::new(Subcode::CannotProcessFilter, what.clone())
                 .with_hresult(hresult::INVALID_QUERY, what)
@@ -321,21 +337,13 @@ impl Service {
                     wql::check(filter, class)
                         .map_err(|name| bad(format!("{} has no property {name}", class.name)))?;
                 }
-                let server = self.engine.name();
-                let scope = Scope { server: &server };
-                let mut objects = objects::instances(&self.engine, class);
-                objects.retain(|object| {
-                    filter
-                        .as_ref()
-                        .is_none_or(|filter| wql::matches(filter, object, &scope))
-                });
-                Ok(match columns {
-                    Some(columns) => objects
-                        .into_iter()
-                        .map(|object| object.project(&columns))
-                        .collect(),
-                    None => objects,
-                })
+                for name in columns.iter().flatten() {
+                    if !wql::is_known(name, class) {
+                        return Err(bad(format!("{} has no property {name}", class.name)).into());
+                    }
+                }
+                let source = Source::of_class(&self.engine, class);
+                Ok(source.select(&self.engine, filter, columns))
             }
             Query::Associators { path, filter } => {
                 let path = self.need_object(namespace, &path)?;
@@ -345,14 +353,16 @@ impl Service {
                 {
                     need_class(namespace, class)?;
                 }
-                Ok(objects::associators(&self.engine, &path, &filter))
+                let found = objects::associators(&self.engine, &path, &filter);
+                Ok(Source::of_objects(found))
             }
             Query::References { path, filter } => {
                 let path = self.need_object(namespace, &path)?;
                 if let Some(class) = &filter.result_class {
                     need_class(namespace, class)?;
                 }
-                Ok(objects::references(&self.engine, &path, &filter))
+                let found = objects::references(&self.engine, &path, &filter);
+                Ok(Source::of_objects(found))
             }
         }
     }
@@ -367,7 +377,8 @@ impl Service {
         })?;
         let class = need_class(namespace, &path.class)?;
         let server = self.engine.name();
-        let object = objects::instances(&self.engine, class)
+        let scope = scope_of(&self.engine, &path.keys);
+        let object = objects::instances_in(&self.engine, class, scope)
             .into_iter()
             .find(|object| crate::cim::names(&path, object, &server));
         match object {
@@ -397,7 +408,8 @@ impl Service {
             };
             keys.insert(name.clone(), text);
         }
-        let mut found = objects::instances(&self.engine, class)
+        let scope = scope_of(&self.engine, &keys);
+        let mut found = objects::instances_in(&self.engine, class, scope)
             .into_iter()
             .filter(|object| has_keys(object, &keys));
         match (found.next(), found.next()) {

@@ -24,17 +24,18 @@ const SYSTEM_NAMES: [&str; 6] = [
     "__SUPERCLASS",
 ];
 
+/// Whether a name is a property of the class or a system name.
+pub(crate) fn is_known(name: &str, class: &Class) -> bool {
+    class.property_any_case(name).is_some()
+        || SYSTEM_NAMES
+            .iter()
+            .any(|system| system.eq_ignore_ascii_case(name))
+}
+
 /// Checks that every name in a condition is a property of the class or a system name; returns the first that is not.
 pub(crate) fn check(expr: &Expr, class: &Class) -> Result<(), String> {
     let known = |operand: &Operand| match operand {
-        Operand::Name(name)
-            if class.property_any_case(name).is_none()
-                && !SYSTEM_NAMES
-                    .iter()
-                    .any(|system| system.eq_ignore_ascii_case(name)) =>
-        {
-            Err(name.clone())
-        }
+        Operand::Name(name) if !is_known(name, class) => Err(name.clone()),
         Operand::Name(_)
         | Operand::Text(_)
         | Operand::Number(_)

@@ -3,5 +3,5 @@
 mod eval;
 mod parse;
 
-pub(crate) use eval::{Scope, check, matches};
-pub(crate) use parse::{AssocFilter, Query, parse};
+pub(crate) use eval::{Scope, check, is_known, matches};
+pub(crate) use parse::{AssocFilter, Expr, Query, parse};

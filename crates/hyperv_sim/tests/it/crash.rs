@@ -28,10 +28,10 @@ fn host_process() {
     });
 }
 
-struct Host(Child);
+pub(crate) struct Host(Child);
 
 impl Host {
-    fn start(sim: &Sim) -> Self {
+    pub(crate) fn start(sim: &Sim) -> Self {
         let mut child = Process::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::host_process", "--nocapture"])
             .env(CHILD, sim.dir.path())
@@ -51,7 +51,7 @@ impl Host {
 }
 
 /// Starts a command and kills the host some time after, wherever that hits it.
-async fn kill_during(sim: &Sim, host: Host, command: Command, after: Duration) {
+pub(crate) async fn kill_during(sim: &Sim, host: Host, command: Command, after: Duration) {
     let mut task = sim.spawn_ctl(command);
     let ended = tokio::time::timeout(after, &mut task).await.is_ok();
     host.kill();

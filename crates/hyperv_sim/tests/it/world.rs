@@ -414,3 +414,76 @@ async fn a_full_host_is_made_quickly_and_listed_piece_by_piece() {
     let items = sim.enumerate(V2, epr).await.unwrap();
     assert!(items.iter().all(|item| matches!(item, Item::Epr(_))));
 }
+
+#[tokio::test]
+async fn a_listing_goes_on_while_the_host_changes() {
+    let sim = Sim::start().await;
+    sim.ctl(Command::VmPopulate {
+        prefix: "vm".into(),
+        count: 4,
+        disks: 1,
+    })
+    .await;
+    let header = || wsman::Header {
+        resource_uri: wsman::uri::query_uri(V2),
+        ..wsman::Header::default()
+    };
+    let enumerate = Enumerate {
+        optimize: false,
+        ..Enumerate::wql(
+            "SELECT ElementName FROM Msvm_ComputerSystem WHERE Name != __SERVER",
+            1,
+        )
+    };
+    let pull = async |context: &str, most: Option<u32>| {
+        let pull = wsman::Pull {
+            context: context.into(),
+            max_elements: most,
+            ..wsman::Pull::default()
+        };
+        match sim.operate(header(), Operation::Pull(pull)).await {
+            Ok(wsman::Reply::Pull(items)) => Ok(items),
+            Ok(other) => panic!("{other:?}"),
+            Err(fault) => Err(fault),
+        }
+    };
+    let begin = async || {
+        let begun = Operation::Enumerate(enumerate.clone());
+        let wsman::Reply::Enumerate { batch, .. } = sim.operate(header(), begun).await.unwrap()
+        else {
+            panic!("no enumeration")
+        };
+        assert!(batch.items.is_empty(), "nobody asked for a first batch");
+        batch.context.unwrap()
+    };
+    let first = begin().await;
+    // One at a time where nobody says how many.
+    let batch = pull(&first, None).await.unwrap();
+    assert_eq!(batch.items.len(), 1);
+    let Item::Object(seen) = &batch.items[0] else {
+        panic!("no object")
+    };
+    let gone = ["vm0001", "vm0002"];
+    let gone = gone
+        .iter()
+        .find(|name| seen.text("ElementName") != Some(**name));
+    sim.ctl(Command::VmRemove {
+        vm: (*gone.unwrap()).into(),
+    })
+    .await;
+    let rest = pull(batch.context.as_deref().unwrap(), Some(10))
+        .await
+        .unwrap();
+    assert_eq!(rest.items.len(), 2, "the one that is gone is left out");
+    assert!(rest.end && rest.context.is_none());
+    let stale = pull(&first, None).await.unwrap_err();
+    assert_eq!(stale.subcode, Subcode::InvalidEnumerationContext);
+    // Nobody asked for too long.
+    let second = begin().await;
+    sim.set("enumeration_idle_millis", "0").await;
+    let idle = pull(&second, None).await.unwrap_err();
+    assert_eq!(idle.subcode, Subcode::InvalidEnumerationContext);
+    let query = "SELECT Colour FROM Msvm_ComputerSystem";
+    let fault = sim.try_query(V2, query).await.unwrap_err();
+    assert_eq!(fault.subcode, Subcode::CannotProcessFilter);
+}
