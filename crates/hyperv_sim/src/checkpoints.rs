@@ -392,10 +392,12 @@ pub(crate) fn destroy_and(
                     vm.definition.vssd.props.remove("Parent");
                 }
             }
+            vm.stale_files
+                .extend(leftover.iter().map(WinPath::to_string));
             and(vm);
             Ok(())
         })?;
-        config_files::remove(engine, &leftover)
+        remove_stale_files(engine, vm_id)
     })
 }
 
@@ -406,6 +408,26 @@ pub(crate) fn clear_state(engine: &Engine, vm_id: Uuid, id: Uuid) -> Result<(), 
         let checkpoint = all.find(|checkpoint| checkpoint.id == id);
         let checkpoint = checkpoint.ok_or_else(|| Failure::invalid("the checkpoint is gone"))?;
         checkpoint.definition.vssd.set("IsSaved", false);
+        Ok(())
+    })
+}
+
+/// Deletes the configuration files of checkpoints that are gone; a host that was killed before does it when it starts.
+pub(crate) fn remove_stale_files(engine: &Engine, vm_id: Uuid) -> Result<(), Failure> {
+    let stale = engine
+        .vm(vm_id)
+        .map(|vm| vm.stale_files)
+        .unwrap_or_default();
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let paths: Vec<WinPath> = stale
+        .iter()
+        .filter_map(|path| WinPath::parse(path).ok())
+        .collect();
+    config_files::remove(engine, &paths)?;
+    engine.update_vm(vm_id, |vm| {
+        vm.stale_files.clear();
         Ok(())
     })
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::SimError;
+use crate::checkpoints;
 use crate::clock::now;
 use crate::config_files;
 use crate::ctl::FaultRule;
@@ -180,6 +181,9 @@ impl Engine {
                 }
             }
             self.write_config(&vm);
+            if let Err(err) = checkpoints::remove_stale_files(self, vm.id) {
+                tracing::warn!("failed to remove files of {}: {err}", vm.name());
+            }
             merge::finish_interrupted(self, vm.id);
             let Some(vm) = self.vm(vm.id) else { continue };
             if vm.power.holds_disks() {

@@ -270,6 +270,9 @@ pub(crate) struct Vm {
     /// Key protector, in the host's own form.
     #[serde(default)]
     pub(crate) key_protector: Vec<u8>,
+    /// Configuration files of checkpoints that are gone, still to be deleted.
+    #[serde(default)]
+    pub(crate) stale_files: Vec<String>,
     /// Whether it is a role of the cluster.
     #[serde(default)]
     pub(crate) clustered: bool,
@@ -353,6 +356,7 @@ impl Vm {
             merge_put_off: false,
             chain_locked: false,
             key_protector: Vec::new(),
+            stale_files: Vec::new(),
             clustered: false,
             replication: Replication::None,
         }

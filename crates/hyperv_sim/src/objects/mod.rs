@@ -79,6 +79,13 @@ fn classes_of(class: &Class) -> impl Iterator<Item = &'static Class> {
     classes(class.namespace).filter(move |wanted| wanted.is_a(class.name))
 }
 
+/// Returns the instances of a class of `root/virtualization/v2`, and of no other, within a scope.
+fn instances_of(engine: &Engine, class: &'static Class, scope: Scope) -> Vec<Object> {
+    let mut objects = Vec::new();
+    engine.read(|state| of_class(state, class.name, scope, &mut objects));
+    objects
+}
+
 /// Returns the instances of a class and of the classes derived from it within a scope.
 pub(crate) fn instances_in(engine: &Engine, class: &Class, scope: Scope) -> Vec<Object> {
     let mut objects = Vec::new();

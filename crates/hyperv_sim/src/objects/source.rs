@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use super::{Scope, classes_of, instances, instances_in};
+use super::{Scope, classes_of, instances, instances_of};
 use crate::cim::{Class, Object, V2};
 use crate::engine::Engine;
 use crate::wql::{self, Expr};
@@ -85,7 +85,7 @@ impl Source {
                 vm => Scope::Vm(self.vms[vm - 1]),
             };
             self.next += 1;
-            let objects = instances_in(engine, class, scope);
+            let objects = instances_of(engine, class, scope);
             self.take_in(engine, objects);
         }
         self.at_hand.front()
