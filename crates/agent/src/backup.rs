@@ -13,6 +13,7 @@
 mod checkpoint;
 mod convert;
 mod files;
+mod freezing;
 mod read;
 mod release;
 mod shadows;
