@@ -1,19 +1,22 @@
-//! Tests only: what the fuzz targets feed to the readers of disk formats, and what must hold.
+//! Tests only: what the fuzz targets feed to the readers of disk formats and messages, and what must hold.
 //!
-//! A [`Target`] takes any bytes, makes files of them and compares what the code under test says with the plainest reading
+//! A [`Target`] takes any bytes, makes files or messages of them and compares what the code under test says with the plainest reading
 //! of the format there is (module `plain`), and with itself along another way. It panics where they differ. The fuzzer
 //! in the folder `fuzz` runs targets for hours; a test here runs seeds and the kept corpus in seconds.
 //!
 //! - An input is a description (module `image`): what a sound file holds, how it is then spoiled, and which checksums are left
 //!   wrong. So the fuzzer gets behind signatures and checksums, and inputs stay small although a VHDX file never is.
+//! - A message is written down with one byte for each word of its protocol (module `message`).
 //! - Files are sparse and in memory (module `sparse`); a target returns how long they claim to be, which bounds what reading
 //!   them may allocate.
 //!
 //! Not here: the fuzzer itself, and the allocator that counts; both are in the workspace of the folder `fuzz`.
 
 mod chain;
+mod cim_xml;
 mod image;
 mod look;
+mod message;
 mod plain;
 mod seeds;
 mod sparse;
@@ -26,6 +29,10 @@ mod vhdx_write;
 mod vmcx_image;
 mod vmcx_read;
 mod wire;
+mod wmi_path;
+mod wmi_time;
+mod wsman_message;
+mod wsman_sealed;
 
 const MIB: u64 = 1 << 20;
 
@@ -97,6 +104,48 @@ pub const TARGETS: &[Target] = &[
         kept: include_bytes!("../kept/vmcx_read"),
         seeds: seeds::vmcx_read,
     },
+    Target {
+        name: "wsman_request",
+        run: wsman_message::request,
+        describe: message::describe,
+        kept: include_bytes!("../kept/wsman_request"),
+        seeds: seeds::wsman_request,
+    },
+    Target {
+        name: "wsman_response",
+        run: wsman_message::response,
+        describe: message::describe,
+        kept: include_bytes!("../kept/wsman_response"),
+        seeds: seeds::wsman_response,
+    },
+    Target {
+        name: "cim_xml",
+        run: cim_xml::run,
+        describe: message::describe,
+        kept: include_bytes!("../kept/cim_xml"),
+        seeds: seeds::cim_xml,
+    },
+    Target {
+        name: "wmi_path",
+        run: wmi_path::run,
+        describe: text,
+        kept: include_bytes!("../kept/wmi_path"),
+        seeds: seeds::wmi_path,
+    },
+    Target {
+        name: "wmi_time",
+        run: wmi_time::run,
+        describe: text,
+        kept: include_bytes!("../kept/wmi_time"),
+        seeds: seeds::wmi_time,
+    },
+    Target {
+        name: "wsman_sealed",
+        run: wsman_sealed::run,
+        describe: text,
+        kept: include_bytes!("../kept/wsman_sealed"),
+        seeds: seeds::wsman_sealed,
+    },
 ];
 
 /// Returns the target of this name.
@@ -137,6 +186,10 @@ pub fn pack(inputs: &[Vec<u8>]) -> Vec<u8> {
 
 fn describe<T: wire::Input + std::fmt::Debug>(input: &[u8]) -> String {
     format!("{:#?}", T::decode(input))
+}
+
+fn text(input: &[u8]) -> String {
+    String::from_utf8_lossy(input).into_owned()
 }
 
 /// Converts a length or offset that was bounded before to an index.

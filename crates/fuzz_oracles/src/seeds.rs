@@ -1,5 +1,6 @@
-//! Inputs to start from: sound files of every shape, and one spoiled file for each rule of the formats.
+//! Inputs to start from: sound files and messages of every shape, and one spoiled file for each rule of the formats.
 
+mod messages;
 mod vhd;
 mod vhdx;
 mod vmcx;
@@ -13,6 +14,9 @@ use crate::vhdx_log_replay::LogReplay;
 use crate::vhdx_open_read::OpenRead;
 use crate::vhdx_write::{Step, Work};
 use crate::wire::Input;
+pub(crate) use messages::{
+    cim_xml, wmi_path, wmi_time, wsman_request, wsman_response, wsman_sealed,
+};
 use vhdx::{broken, chains, shapes};
 
 /// Every image above.

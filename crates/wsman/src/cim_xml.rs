@@ -86,16 +86,7 @@ impl Instance {
                     None => Value::Null,
                 },
                 "PROPERTY.ARRAY" => match named(property, "VALUE.ARRAY") {
-                    Some(array) => Value::Array(
-                        array
-                            .elements()
-                            .map(|item| match item.tag_name().name() {
-                                "VALUE" => Ok(typed(cim_type, item.own_text()?)),
-                                "VALUE.REFERENCE" => read_reference(item),
-                                _ => Ok(Value::Null),
-                            })
-                            .collect::<Result<_, MessageError>>()?,
-                    ),
+                    Some(array) => read_array(cim_type, array)?,
                     None => Value::Null,
                 },
                 "PROPERTY.REFERENCE" => match named(property, "VALUE.REFERENCE") {
@@ -113,6 +104,26 @@ impl Instance {
 fn named<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
     node.elements()
         .find(|child| child.tag_name().name() == name)
+}
+
+/// Reads the items of an array. Where one does not fit the type, or is a reference, the others are kept as text.
+fn read_array(cim_type: &str, array: Node<'_, '_>) -> Result<Value, MessageError> {
+    let mut items = Vec::new();
+    for item in array.elements() {
+        items.push(match item.tag_name().name() {
+            "VALUE" => Value::Text(item.own_text()?),
+            "VALUE.REFERENCE" => read_reference(item)?,
+            _ => Value::Null,
+        });
+    }
+    let fit = |item: &Value| match item.as_text() {
+        Some(text) => {
+            Some(typed(cim_type, text.to_owned())).filter(|value| value.as_text().is_none())
+        }
+        None => item.is_null().then_some(Value::Null),
+    };
+    let typed = items.iter().map(fit).collect::<Option<_>>();
+    Ok(Value::Array(typed.unwrap_or(items)))
 }
 
 fn cim_type(value: &Value) -> &'static str {
@@ -182,6 +193,7 @@ mod tests {
             <PROPERTY NAME="On" TYPE="boolean"><VALUE>true</VALUE></PROPERTY>
             <PROPERTY NAME="Odd" TYPE="uint8"><VALUE>300</VALUE></PROPERTY>
             <PROPERTY.ARRAY NAME="A" TYPE="uint16"><VALUE.ARRAY><VALUE>1</VALUE><VALUE.NULL/></VALUE.ARRAY></PROPERTY.ARRAY>
+            <PROPERTY.ARRAY NAME="B" TYPE="uint8"><VALUE.ARRAY><VALUE>1</VALUE><VALUE>300</VALUE></VALUE.ARRAY></PROPERTY.ARRAY>
             <PROPERTY.ARRAY NAME="N" TYPE="uint16"></PROPERTY.ARRAY>
             <PROPERTY.OBJECT NAME="O"><VALUE.OBJECT/></PROPERTY.OBJECT>
             <PROPERTY.REFERENCE NAME="R" REFERENCECLASS="X"><VALUE.REFERENCE><INSTANCEPATH><NAMESPACEPATH><HOST>HV01</HOST>
@@ -199,6 +211,7 @@ mod tests {
         assert_eq!(read.get("On"), &Value::Bool(true));
         assert_eq!(read.text("Odd"), Some("300"));
         assert_eq!(read.items("A"), [Value::U16(1), Value::Null]);
+        assert_eq!(read.texts("B"), ["1", "300"]);
         assert!(read.get("N").is_null() && read.get("U").is_null() && !read.contains("O"));
         let volume = crate::Epr::new("root/cimv2", "Win32_Volume").with("DeviceID", r"\\?\a");
         assert_eq!(read.epr("R"), Some(&volume));

@@ -193,7 +193,8 @@ impl FromStr for ObjectPath {
             None => (None, head),
         };
         let word = |c: char| c.is_alphanumeric() || c == '_';
-        if class.is_empty() || !class.chars().all(word) || namespace.as_deref() == Some("") {
+        let gap = |namespace: &String| namespace.split('\\').any(str::is_empty);
+        if class.is_empty() || !class.chars().all(word) || namespace.as_ref().is_some_and(gap) {
             return Err(wrong());
         }
         let keys = match keys {

@@ -138,7 +138,10 @@ impl Request {
             Operation::Get => uri::ACTION_GET.into(),
             Operation::Put(_) => uri::ACTION_PUT.into(),
             Operation::Delete => uri::ACTION_DELETE.into(),
-            Operation::Invoke { method, .. } => format!("{}/{method}", self.header.resource_uri),
+            Operation::Invoke { method, .. } => {
+                let class_uri = self.header.resource_uri.split('?').next();
+                format!("{}/{method}", class_uri.unwrap_or_default())
+            }
         }
     }
 

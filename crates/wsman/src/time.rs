@@ -15,6 +15,8 @@ const DAY_SECS: i64 = 86_400;
 const MIN_MICROS: i64 = -62_135_510_400 * SECOND;
 const MAX_MICROS: i64 = 253_402_214_399 * SECOND;
 const MAX_OFFSET_MINUTES: i16 = 14 * 60;
+/// The longest interval the DMTF form can write.
+const MAX_INTERVAL_MICROS: u64 = 100_000_000 * 86_400 * 1_000_000 - 1;
 
 /// A text that should have been a time or duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -156,9 +158,11 @@ impl CimTime {
         }
         if bytes.first() == Some(&b'P') {
             let micros = parse_duration(text)?.as_micros();
-            return Ok(CimTime::Interval(Interval {
-                micros: u64::try_from(micros).map_err(|_| wrong())?,
-            }));
+            let micros = u64::try_from(micros).map_err(|_| wrong())?;
+            if micros > MAX_INTERVAL_MICROS {
+                return Err(wrong());
+            }
+            return Ok(CimTime::Interval(Interval { micros }));
         }
         parse_xml_moment(text)
             .map(CimTime::Moment)
@@ -372,6 +376,7 @@ mod tests {
             "2026-01-02",
             "20260102030405.000000?000",
             "P1S",
+            "P100000000D",
             "PT1.S",
             "2026-01-02T03:04:05+99:00",
             "é026-01-02T03:04:05Z",
@@ -393,6 +398,7 @@ mod tests {
     fn header_durations_are_short() {
         assert_eq!(duration_text(Duration::from_secs(60)), "PT60S");
         assert_eq!(duration_text(Duration::from_millis(1500)), "PT1.5S");
+        assert_eq!(duration_text(Duration::from_micros(1)), "PT0.000001S");
         assert_eq!(parse_duration("PT60S").unwrap(), Duration::from_secs(60));
         assert_eq!(
             parse_duration("PT0.500S").unwrap(),
@@ -409,7 +415,7 @@ mod tests {
         }
 
         #[test]
-        fn intervals_survive_both_forms(micros in 0..99_999_999_u64 * 86_400 * 1_000_000) {
+        fn intervals_survive_both_forms(micros in 0..=MAX_INTERVAL_MICROS) {
             let time = CimTime::Interval(Interval { micros });
             prop_assert_eq!(CimTime::parse(&time.to_dmtf()).unwrap(), time);
             prop_assert_eq!(CimTime::parse(&time.to_xml()).unwrap(), time);

@@ -107,7 +107,8 @@ pub fn same_resource(one: &str, two: &str) -> bool {
     }
 }
 
-fn forward(namespace: &str) -> String {
+/// Returns a namespace as resource URIs have it.
+pub(crate) fn forward(namespace: &str) -> String {
     namespace.trim_matches(['\\', '/']).replace('\\', "/")
 }
 

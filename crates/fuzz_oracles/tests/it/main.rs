@@ -18,7 +18,8 @@ macro_rules! hold {
     };
 }
 
-hold! { vhdx_open_read vhdx_log_replay vhdx_chain vhdx_write vhd_open_read vmcx_read }
+hold! { vhdx_open_read vhdx_log_replay vhdx_chain vhdx_write vhd_open_read vmcx_read
+wsman_request wsman_response cim_xml wmi_path wmi_time wsman_sealed }
 
 #[test]
 fn every_target_is_tested() {

@@ -4,7 +4,7 @@ use roxmltree::Node;
 
 use super::named;
 use crate::xml::{NodeExt, Writer};
-use crate::{Epr, MessageError, ObjectPath, Selector, Selectors, Value, uri};
+use crate::{Epr, MessageError, ObjectPath, Selector, Selectors, Value};
 
 /// Writes `VALUE.REFERENCE`.
 pub(super) fn write_reference(w: &mut Writer, epr: &Epr) {
@@ -29,35 +29,54 @@ pub(super) fn write_reference(w: &mut Writer, epr: &Epr) {
     w.close("VALUE.REFERENCE");
 }
 
-/// Reads `VALUE.REFERENCE`: a reference, or text where it is the path of no object.
+/// Reads `VALUE.REFERENCE`: a reference, or text where it names no namespace or is no path of an object.
 pub(super) fn read_reference(node: Node<'_, '_>) -> Result<Value, MessageError> {
-    if let Some(epr) = read_epr(node)? {
-        return Ok(Value::Epr(epr));
-    }
-    let text = node.trimmed()?;
-    Ok(match text.parse::<ObjectPath>() {
-        Ok(path) if path.namespace.is_some() && !path.keys.is_empty() => Value::Epr(path.to_epr()),
-        _ => Value::Text(text),
-    })
-}
-
-fn read_epr(node: Node<'_, '_>) -> Result<Option<Epr>, MessageError> {
-    let path = named(node, "INSTANCEPATH").or_else(|| named(node, "LOCALINSTANCEPATH"));
-    let outer = path.unwrap_or(node);
+    let outer = named(node, "INSTANCEPATH").or_else(|| named(node, "LOCALINSTANCEPATH"));
+    let outer = outer.unwrap_or(node);
     let Some(instance) = named(outer, "INSTANCENAME") else {
-        return Ok(None);
+        let text = node.trimmed()?;
+        let path = text.parse::<ObjectPath>().ok();
+        let epr = path.and_then(|path| path.namespace.is_some().then(|| path.to_epr()));
+        return Ok(epr
+            .filter(is_complete)
+            .map_or(Value::Text(text), Value::Epr));
     };
     let class = instance
         .attribute("CLASSNAME")
         .ok_or(MessageError::Missing {
             what: "CLASSNAME attribute",
         })?;
-    // An INSTANCEPATH has the local path beside the host in a path of its own.
-    let namespace = named(outer, "NAMESPACEPATH").unwrap_or(outer);
-    let namespace = named(namespace, "LOCALNAMESPACEPATH").map_or_else(String::new, |path| {
+    let epr = Epr {
+        selectors: read_keys(instance)?,
+        ..Epr::new(&read_namespace(outer), class)
+    };
+    Ok(if is_complete(&epr) {
+        Value::Epr(epr)
+    } else {
+        let keys = epr.selectors.texts();
+        let path = keys.fold(ObjectPath::new(class), |path, (name, key)| {
+            path.with(name, key)
+        });
+        Value::Text(path.to_string())
+    })
+}
+
+/// Whether the resource URI of the reference names namespace and class, and nothing else.
+fn is_complete(epr: &Epr) -> bool {
+    !epr.namespace().is_empty()
+        && Epr::new(epr.namespace(), epr.class()).resource_uri == epr.resource_uri
+}
+
+/// Reads the namespace; an `INSTANCEPATH` has it beside the host in a path of its own.
+fn read_namespace(outer: Node<'_, '_>) -> String {
+    let path = named(outer, "NAMESPACEPATH").unwrap_or(outer);
+    named(path, "LOCALNAMESPACEPATH").map_or_else(String::new, |path| {
         let parts = path.elements().filter_map(|part| part.attribute("NAME"));
         parts.collect::<Vec<_>>().join("/")
-    });
+    })
+}
+
+fn read_keys(instance: Node<'_, '_>) -> Result<Selectors, MessageError> {
     let mut selectors = Selectors::new();
     for binding in instance.elements() {
         let Some(name) = binding.attribute("NAME") else {
@@ -76,9 +95,5 @@ fn read_epr(node: Node<'_, '_>) -> Result<Option<Epr>, MessageError> {
         };
         selectors.0.insert(name.to_owned(), key);
     }
-    Ok(Some(Epr {
-        address: uri::ANONYMOUS.to_owned(),
-        resource_uri: uri::class_uri(&namespace, class),
-        selectors,
-    }))
+    Ok(selectors)
 }

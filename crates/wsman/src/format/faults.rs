@@ -31,6 +31,7 @@ pub(super) fn write_fault(w: &mut Writer, fault: &Fault) {
             uri::ADDRESSING => w.leaf("s:Value", &format!("a:{name}")),
             uri::ENUMERATION => w.leaf("s:Value", &format!("n:{name}")),
             "" => w.leaf("s:Value", name),
+            uri::XML => w.leaf("s:Value", &format!("xml:{name}")),
             other => w.leaf_with("s:Value", &[("xmlns:o", other)], &format!("o:{name}")),
         }
         w.close("s:Subcode");
@@ -118,16 +119,7 @@ pub(super) fn read_fault(node: Node<'_, '_>) -> Result<Fault, MessageError> {
     let subcode = code
         .and_then(|code| code.child(uri::SOAP, "Subcode"))
         .and_then(|sub| sub.child(uri::SOAP, "Value"));
-    let subcode = match subcode {
-        Some(value) => {
-            let text = value.trimmed()?;
-            let (prefix, name) = text
-                .split_once(':')
-                .map_or((None, text.as_str()), |(p, n)| (Some(p), n));
-            Subcode::from_name(value.lookup_namespace_uri(prefix).unwrap_or_default(), name)
-        }
-        None => Subcode::None,
-    };
+    let subcode = subcode.map_or(Ok(Subcode::None), read_subcode)?;
     let reason = node
         .child(uri::SOAP, "Reason")
         .map(NodeExt::all_text)
@@ -155,6 +147,18 @@ pub(super) fn read_fault(node: Node<'_, '_>) -> Result<Fault, MessageError> {
     }
     fault.full_text = shorten(full_text);
     Ok(fault)
+}
+
+/// Reads a qualified name; one whose prefix stands for nothing has no namespace.
+fn read_subcode(node: Node<'_, '_>) -> Result<Subcode, MessageError> {
+    let text = node.trimmed()?;
+    let name = text.rsplit(':').next().unwrap_or_default();
+    if name.is_empty() {
+        return Ok(Subcode::None);
+    }
+    let prefix = text.split_once(':').map(|(prefix, _)| prefix);
+    let namespace = node.lookup_namespace_uri(prefix).unwrap_or_default();
+    Ok(Subcode::from_name(namespace, name))
 }
 
 fn read_wsman_fault(node: Node<'_, '_>, fault: &mut Fault) -> Result<(), MessageError> {
@@ -222,7 +226,7 @@ fn is_wsman_fault(node: &Node<'_, '_>) -> bool {
 
 fn shorten(text: String) -> String {
     match text.char_indices().nth(KEPT_CHARS) {
-        Some((at, _)) => text[..at].to_owned(),
+        Some((at, _)) => text[..at].trim_end().to_owned(),
         None => text,
     }
 }

@@ -141,7 +141,10 @@ pub(crate) fn read_request(bytes: &[u8]) -> Result<Request, MessageError> {
         .ok_or(MessageError::Missing {
             what: "a:Action header",
         })?;
-    let operation = read_operation(&action, body)?;
+    let resource_uri = header
+        .child_text(uri::WSMAN, "ResourceURI")?
+        .unwrap_or_default();
+    let operation = read_operation(&action, &resource_uri, body)?;
     Ok(Request {
         header: read_header(header, &operation)?,
         operation,
@@ -192,7 +195,19 @@ fn read_header(node: Node<'_, '_>, operation: &Operation) -> Result<Header, Mess
     Ok(header)
 }
 
-fn read_operation(action: &str, body: Node<'_, '_>) -> Result<Operation, MessageError> {
+/// Whether an action is a method of the class that a resource URI names.
+fn names_class(action: &str, resource_uri: &str) -> bool {
+    let class_uri = action
+        .rsplit_once('/')
+        .map_or("", |(class_uri, _)| class_uri);
+    uri::split_class_uri(resource_uri).is_some() && uri::same_resource(class_uri, resource_uri)
+}
+
+fn read_operation(
+    action: &str,
+    resource_uri: &str,
+    body: Node<'_, '_>,
+) -> Result<Operation, MessageError> {
     let content = |name: &str, what: &'static str| {
         body.child(uri::ENUMERATION, name)
             .ok_or(MessageError::Missing { what })
@@ -234,7 +249,10 @@ fn read_operation(action: &str, body: Node<'_, '_>) -> Result<Operation, Message
             Operation::Put(values::read_instance(node)?)
         }
         action => {
-            let method = uri::split_class_uri(action).map(|(_, method)| method);
+            // The method's name follows the URI of the class, and is that of an element.
+            let method = uri::split_class_uri(action)
+                .map(|(_, method)| method)
+                .filter(|method| xml::is_name(method) && names_class(action, resource_uri));
             let method = method.ok_or_else(|| MessageError::UnknownAction {
                 action: action.chars().take(200).collect(),
             })?;

@@ -48,6 +48,8 @@ fn write_reply(w: &mut Writer, response: &Response) {
             );
             if *optimized {
                 write_items(w, "w", batch, &response.namespace);
+            } else if batch.end {
+                w.empty_with("w:EndOfSequence", &[]);
             }
             w.close("n:EnumerateResponse");
         }
@@ -124,7 +126,7 @@ pub(crate) fn read_response(bytes: &[u8]) -> Result<Response, MessageError> {
             .namespace()
             .and_then(uri::split_class_uri)
             .unwrap_or_default();
-        (namespace.to_owned(), class.to_owned())
+        (uri::forward(namespace), class.to_owned())
     };
     let tag = content.tag_name();
     response.reply = match (tag.namespace(), tag.name()) {
@@ -184,7 +186,7 @@ fn read_batch(node: Node<'_, '_>, ns: &str, namespace: &mut String) -> Result<It
                     .namespace()
                     .and_then(uri::split_class_uri)
                     .unwrap_or_default();
-                found.clone_into(namespace);
+                *namespace = uri::forward(found);
             }
             values::read_instance(node)
         };

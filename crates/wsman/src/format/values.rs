@@ -161,6 +161,7 @@ fn read_value(node: Node<'_, '_>) -> Result<Value, MessageError> {
                 .or_else(|| {
                     namespace
                         .and_then(uri::split_class_uri)
+                        .filter(|(_, class)| xml::is_name(class))
                         .map(|(_, class)| class.into())
                 })
                 .unwrap_or_else(|| node.tag_name().name().into());

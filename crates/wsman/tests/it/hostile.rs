@@ -8,27 +8,28 @@ fn cpu_nanos() -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Sixteen times the message takes no more than eighty times the work: it would be 256 times if it grew with the square.
+/// One message sixteen times as long takes at most five times the work of sixteen: it would be sixteen times if it grew
+/// with the square.
 #[track_caller]
 fn check_linear(name: &str, message: impl Fn(usize) -> String, read: impl Fn(&str)) {
-    // Large enough that the clock's grain does not matter.
     const SMALL_BYTES: usize = 24 << 10;
+    // The system counts in ticks.
+    const GRAIN_NANOS: u64 = 40_000_000;
     let unit = message(1000).len();
     let small = message(SMALL_BYTES * 1000 / unit);
     let large = message(SMALL_BYTES * 16 * 1000 / unit);
-    let cost = |text: &str| {
-        let once = || {
+    let cost = |text: &str, times: usize| {
+        let once = |_| {
             let before = cpu_nanos()?;
-            read(text);
+            (0..times).for_each(|_| read(text));
             Some(cpu_nanos()?.saturating_sub(before))
         };
-        (0..3).map(|_| once()).min().flatten()
+        (0..3).map(once).min().flatten()
     };
-    let (Some(small), Some(large)) = (cost(&small), cost(&large)) else {
+    let (Some(small), Some(large)) = (cost(&small, 16), cost(&large, 1)) else {
         return;
     };
-    // Half a millisecond for what does not depend on the length.
-    let allowed = (small + 500_000) * 80;
+    let allowed = small * 5 + GRAIN_NANOS;
     assert!(large <= allowed, "{name}: {small} ns, then {large} ns");
 }
 
