@@ -6,7 +6,7 @@
 mod prolog;
 mod references;
 
-use prolog::skip_prolog;
+pub(crate) use prolog::skip_prolog;
 use references::{read_reference, write_reference};
 
 use roxmltree::Node;

@@ -17,6 +17,7 @@ mod fault;
 mod format;
 mod object_path;
 mod properties;
+pub mod recording;
 mod request;
 mod response;
 pub mod sealed;

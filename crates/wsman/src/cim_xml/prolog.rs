@@ -4,7 +4,7 @@ use crate::MessageError;
 
 /// Returns the text from its first element on: an XML declaration, comments, processing instructions and one document
 /// type without definitions of its own may come first. They are skipped; nothing they name is looked for.
-pub(super) fn skip_prolog(text: &str) -> Result<&str, MessageError> {
+pub(crate) fn skip_prolog(text: &str) -> Result<&str, MessageError> {
     let mut rest = text.trim_start_matches('\u{FEFF}').trim_start();
     let mut typed = false;
     loop {
