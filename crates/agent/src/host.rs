@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use api::agent_v1::{HostIdentity, Inventory, InventoryDisk, InventoryVm, Readiness};
 use hyperv::{
-    Authentication, Credentials, Endpoint, Host, HostFacts, HostFiles, PathMap, VmSummary,
+    Authentication, Credentials, Endpoint, Host, HostFacts, HostFiles, PathMap, Recorder, VmSummary,
 };
 use model::{ControllerKind, Generation, PowerState};
 use secrecy::SecretString;
@@ -46,6 +46,12 @@ pub(crate) fn connect(options: &HostOptions) -> anyhow::Result<(Host, Arc<HostFi
     };
     endpoint.trust = trust;
     let host = Host::new(&endpoint).context("set up the host's driver")?;
+    if let Some(file) = &options.record {
+        let recorder = Recorder::create(file);
+        let recorder =
+            recorder.with_context(|| format!("make the recording {}", file.display()))?;
+        host.session().record(Arc::new(recorder));
+    }
     let map = if options.path_map.is_empty() {
         PathMap::on_the_host()
     } else {

@@ -22,9 +22,11 @@ mod journal;
 mod links;
 mod monitor;
 mod options;
+mod record;
 mod restore;
 mod worker;
 
 pub use enroll::{Enrolled, enroll};
 pub use options::{EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes};
+pub use record::{RECORDED, RecordOptions, Recorded, record};
 pub use worker::run;

@@ -42,6 +42,8 @@ pub struct HostOptions {
     pub ca: Option<String>,
     /// Host path prefixes and the local folders that hold them, such as `C:\` and `/mnt/hv01/c`.
     pub path_map: Vec<(String, PathBuf)>,
+    /// New file that gets what is sent and answered over WS-Management, scrubbed.
+    pub record: Option<PathBuf>,
 }
 
 /// What is done with a running VM whose files lie on several volumes while shadow copies of them are made: one shadow copy

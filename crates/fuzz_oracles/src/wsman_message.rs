@@ -73,6 +73,10 @@ fn same_in_utf16<T: PartialEq + std::fmt::Debug>(
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
+    // With zeros in it a text may already be taken for UTF-16.
+    if text.contains('\0') {
+        return;
+    }
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
     let units = || std::iter::once(0xFEFF).chain(text.encode_utf16());
     let little: Vec<u8> = units().flat_map(u16::to_le_bytes).collect();

@@ -16,7 +16,7 @@ mod files;
 mod host;
 
 pub use cim::{
-    Authentication, CimSession, ConnectionError, Credentials, Endpoint, Identity, Trust,
+    Authentication, CimSession, ConnectionError, Credentials, Endpoint, Identity, Recorder, Trust,
 };
 pub use error::{Error, ErrorKind};
 pub use files::{

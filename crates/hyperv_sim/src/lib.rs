@@ -30,6 +30,7 @@ mod platform;
 mod rct;
 mod reference_points;
 mod refusals;
+pub mod replay;
 mod resources;
 mod server;
 mod shadow;

@@ -193,8 +193,14 @@ impl FromStr for ObjectPath {
             None => (None, head),
         };
         let word = |c: char| c.is_alphanumeric() || c == '_';
-        let gap = |namespace: &String| namespace.split('\\').any(str::is_empty);
-        if class.is_empty() || !class.chars().all(word) || namespace.as_ref().is_some_and(gap) {
+        let odd = |c: char| c.is_control() || "?*#\"'{}".contains(c);
+        let wrong_namespace = |namespace: &String| {
+            namespace.contains(odd) || namespace.split('\\').any(str::is_empty)
+        };
+        if class.is_empty()
+            || !class.chars().all(word)
+            || namespace.as_ref().is_some_and(wrong_namespace)
+        {
             return Err(wrong());
         }
         let keys = match keys {
@@ -329,6 +335,8 @@ mod tests {
             r#"C.A="x"y"#,
             "C:\\disk.vhdx",
             r#".A="x""#,
+            r#"\\h\\root:C.A="x""#,
+            r#"root\a?b:C.A="x""#,
         ] {
             assert!(wrong.parse::<ObjectPath>().is_err(), "{wrong}");
         }

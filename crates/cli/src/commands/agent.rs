@@ -1,8 +1,8 @@
-//! `reprise agent enroll|run`.
+//! `reprise agent enroll|run|record`.
 
 use std::path::PathBuf;
 
-use agent::{EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes};
+use agent::{EnrollOptions, HostAuth, HostOptions, RecordOptions, RunOptions, SeveralVolumes};
 use clap::{Args, Subcommand, ValueEnum};
 use plan::restore::ReservePolicy;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,11 @@ enum Verb {
         reprise agent run --data agent --host https://hv01:5986/wsman --host-user backup@corp.example --host-password-file password.txt --host-ca ca.pem\n  \
         reprise agent run --data agent --host https://hv01:5986/wsman --host-user backup --host-password-file password.txt --host-auth basic")]
     Run(RunArgs),
+    /// Record what a host answers, without names and addresses, to show it to others; changes nothing on the host
+    #[command(after_help = "Examples:\n  \
+        reprise agent record --out hv01.jsonl --host https://hv01:5986/wsman --host-user backup --host-password-file password.txt\n  \
+        reprise agent record --out hv01.jsonl --host http://127.0.0.1:5985/wsman --vm web")]
+    Record(RecordArgs),
 }
 
 #[derive(Args, Debug)]
@@ -58,6 +63,28 @@ struct RunArgs {
     /// Data folder, as made by `reprise agent enroll`
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    #[command(flatten)]
+    connection: HostArgs,
+    /// Per cent of a volume a restore leaves free
+    #[arg(long, value_name = "N", default_value_t = ReservePolicy::default().percent, value_parser = clap::value_parser!(u8).range(0..=90))]
+    reserve_percent: u8,
+    /// Bytes of a volume a restore leaves free at least [default: 2GiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    reserve_min: Option<u64>,
+    /// Most jobs at once
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    slots: u32,
+    /// What a backup by the VSS method does with a running VM whose files lie on several volumes
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = SeveralVolumesName::Refuse)]
+    several_volumes: SeveralVolumesName,
+    /// New file that gets what is sent to the host and what it answers, without names and addresses
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+/// How to reach a host.
+#[derive(Args, Debug)]
+struct HostArgs {
     /// WS-Management address of the host
     #[arg(long, value_name = "URL")]
     host: String,
@@ -76,18 +103,35 @@ struct RunArgs {
     /// Local folder behind a folder of the host, such as C:\=/mnt/hv01/c; may be repeated
     #[arg(long = "path-map", value_name = "PREFIX=DIR", value_parser = values::pair)]
     path_map: Vec<(String, String)>,
-    /// Per cent of a volume a restore leaves free
-    #[arg(long, value_name = "N", default_value_t = ReservePolicy::default().percent, value_parser = clap::value_parser!(u8).range(0..=90))]
-    reserve_percent: u8,
-    /// Bytes of a volume a restore leaves free at least [default: 2GiB]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
-    reserve_min: Option<u64>,
-    /// Most jobs at once
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    slots: u32,
-    /// What a backup by the VSS method does with a running VM whose files lie on several volumes
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = SeveralVolumesName::Refuse)]
-    several_volumes: SeveralVolumesName,
+}
+
+impl HostArgs {
+    fn options(self, record: Option<PathBuf>) -> HostOptions {
+        let folders = self.path_map.into_iter();
+        HostOptions {
+            url: self.host,
+            user: self.host_user,
+            auth: self.host_auth.into(),
+            password_file: self.host_password_file,
+            ca: self.host_ca,
+            path_map: folders
+                .map(|(prefix, folder)| (prefix, folder.into()))
+                .collect(),
+            record,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct RecordArgs {
+    /// File that gets the recording; it must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    connection: HostArgs,
+    /// Name or id of a VM whose disk files are looked at, too
+    #[arg(long, value_name = "VM")]
+    vm: Option<String>,
 }
 
 /// What to do with a running VM on several volumes, on the command line.
@@ -123,22 +167,12 @@ impl From<Auth> for HostAuth {
 pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
     match args.verb {
         Verb::Enroll(args) => enroll(out, args).await,
+        Verb::Record(args) => record(out, args).await,
         Verb::Run(args) => {
             let reserve = ReservePolicy::default();
             let options = RunOptions {
                 data_dir: args.data,
-                host: HostOptions {
-                    url: args.host,
-                    user: args.host_user,
-                    auth: args.host_auth.into(),
-                    password_file: args.host_password_file,
-                    ca: args.host_ca,
-                    path_map: args
-                        .path_map
-                        .into_iter()
-                        .map(|(prefix, folder)| (prefix, folder.into()))
-                        .collect(),
-                },
+                host: args.connection.options(args.record),
                 reserve: ReservePolicy {
                     percent: args.reserve_percent,
                     minimum_bytes: args.reserve_min.unwrap_or(reserve.minimum_bytes),
@@ -160,6 +194,34 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
     }
+}
+
+async fn record(out: Output, args: RecordArgs) -> Result<Exit, Failure> {
+    out.note("This asks the host, and changes nothing on it:");
+    for sent in agent::RECORDED {
+        out.note(&format!("- {sent}"));
+    }
+    let options = RecordOptions {
+        host: args.connection.options(Some(args.out.clone())),
+        vm: args.vm,
+    };
+    let recorded = agent::record(&options).await?;
+    for failed in &recorded.failed {
+        out.note(&format!("the host refused: {failed}"));
+    }
+    let value = serde_json::json!({
+        "file": args.out,
+        "exchanges": recorded.exchanges,
+        "failed": recorded.failed,
+    });
+    out.show(&value, |_| {
+        View::Text(format!(
+            "{} requests and answers are in {file}; names, identifiers, addresses, paths and texts in it are made up\nread it before you send it; compare it with the simulated host: reprise sim replay-check {file}",
+            recorded.exchanges,
+            file = args.out.display()
+        ))
+    })?;
+    Ok(Exit::Ok)
 }
 
 async fn enroll(out: Output, args: EnrollArgs) -> Result<Exit, Failure> {

@@ -1,9 +1,11 @@
-//! `reprise sim init|run|ctl`.
+//! `reprise sim init|run|ctl|replay-check`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use hyperv_sim::replay::Difference;
 use hyperv_sim::{AuthSchemes, Credentials, InitOptions, RunOptions, TlsOptions, VolumeSpec};
 
 use super::sim_ctl::CtlArgs;
@@ -37,6 +39,17 @@ enum Verb {
     Run(RunArgs),
     /// Change a simulated host, running or stopped, from outside
     Ctl(CtlArgs),
+    /// Say where a simulated host would have answered a recorded host's requests differently; 3 where it would
+    #[command(
+        after_help = "Example:\n  reprise agent record --out hv01.jsonl --host https://hv01:5986/wsman --host-user backup --host-password-file password.txt\n  reprise sim replay-check hv01.jsonl"
+    )]
+    ReplayCheck(ReplayArgs),
+}
+
+#[derive(Args, Debug)]
+struct ReplayArgs {
+    /// Recording of `reprise agent record` or of `reprise agent run --record`
+    file: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -155,7 +168,44 @@ pub(crate) async fn run(out: Output, args: SimArgs) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Verb::Ctl(args) => super::sim_ctl::run(out, args).await,
+        Verb::ReplayCheck(args) => replay_check(out, &args),
     }
+}
+
+fn replay_check(out: Output, args: &ReplayArgs) -> Result<Exit, Failure> {
+    let text = std::fs::read_to_string(&args.file)
+        .with_context(|| format!("read the recording {}", args.file.display()))?;
+    let report = hyperv_sim::replay::check(&text)
+        .with_context(|| format!("check {}", args.file.display()))?;
+    out.show(&report, |report| {
+        let mut lines: Vec<String> = report.differences.iter().map(shown).collect();
+        lines.push(format!(
+            "{} differences; {} of {} answers compared, {} requests answered by a simulated host",
+            report.differences.len(),
+            report.compared,
+            report.exchanges,
+            report.live
+        ));
+        View::Text(lines.join("\n"))
+    })?;
+    Ok(if report.differences.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Warnings
+    })
+}
+
+fn shown(difference: &Difference) -> String {
+    let kind = serde_json::to_value(difference.kind);
+    let kind = kind.as_ref().ok().and_then(serde_json::Value::as_str);
+    format!(
+        "{}: {} ({} times, first in exchange {}): {}",
+        kind.unwrap_or_default(),
+        difference.what,
+        difference.count,
+        difference.first,
+        difference.example
+    )
 }
 
 fn volume(text: &str) -> Result<VolumeSpec, String> {

@@ -1,6 +1,6 @@
 //! Commands that need no server, and what happens without one.
 
-use harness::{Cli, DiskSpec, make_disk};
+use harness::{Cli, DiskSpec, SimHost, make_disk};
 
 use crate::{EXE, MIB};
 
@@ -190,4 +190,53 @@ fn a_simulated_host_is_worked_from_the_command_line() {
     );
     cli.run(&["sim", "ctl", "--dir", &dir, "vm", "show", "web01"])
         .expect(4);
+}
+
+#[test]
+fn a_recorded_host_is_compared_with_the_simulated_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let cli = cli(&folder);
+    let mut host = SimHost::new(&cli, folder.path(), "HV01", &["C=4GiB"]);
+    host.start();
+    let disk = folder.path().join("disk.vhdx");
+    let spec = DiskSpec {
+        size: 64 * MIB,
+        data: MIB,
+        seed: 1,
+    };
+    make_disk(&disk, spec);
+    host.add_vm("payroll", &[(r"C:\VMs\payroll.vhdx", &disk)]);
+
+    let file = folder.path().join("host.jsonl");
+    let name = file.to_str().unwrap();
+    let record = [
+        "agent",
+        "record",
+        "--out",
+        name,
+        "--host",
+        &host.url(),
+        "--vm",
+        "Payroll",
+    ];
+    let done = cli.run_json(&record);
+    done.expect(0);
+    assert!(done.stderr.contains("changes nothing"), "{}", done.stderr);
+    assert!(done.value()["exchanges"].as_u64().unwrap() > 20);
+    // A recording is not written over.
+    cli.run(&record).expect(1);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.to_lowercase().contains("payroll"));
+
+    let done = cli.run_json(&["sim", "replay-check", name]);
+    done.expect(0);
+    assert_eq!(done.value()["differences"].as_array().unwrap().len(), 0);
+    let odd = text.replacen("<p:HealthState>", "<p:Odd>x</p:Odd><p:HealthState>", 1);
+    std::fs::write(&file, odd).unwrap();
+    let done = cli.run(&["sim", "replay-check", name]);
+    done.expect(3);
+    let shown = String::from_utf8_lossy(&done.stdout);
+    assert!(shown.contains("unknown-property"), "{shown}");
+    std::fs::write(&file, "hello").unwrap();
+    cli.run(&["sim", "replay-check", name]).expect(1);
 }

@@ -259,6 +259,7 @@ pub(crate) fn wmi_path() -> Vec<Seed> {
         "root/cimv2:Win32_Service=@",
         "\\\\.\\root\\v2:C.K=TRUE\nroot\\v2:C.K='true'",
         "//h/root/v2:C",
+        "root\\a?b:C.K=1",
     ])
 }
 

@@ -6,7 +6,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use wsman::{
@@ -15,6 +16,7 @@ use wsman::{
 };
 
 use super::endpoint::Endpoint;
+use super::record::{Outcome, Recorder};
 use super::transport::Transport;
 use crate::{Error, ErrorKind};
 
@@ -42,6 +44,7 @@ pub struct CimSession {
     batch_bytes: AtomicU32,
     /// Largest envelope asked for in a request that was answered.
     proven_bytes: AtomicU32,
+    recorder: OnceLock<Arc<Recorder>>,
 }
 
 impl fmt::Debug for CimSession {
@@ -70,6 +73,7 @@ impl CimSession {
             envelope_bytes: AtomicU32::new(FIRST_ENVELOPE_BYTES),
             batch_bytes: AtomicU32::new(BATCH_ENVELOPE_BYTES),
             proven_bytes: AtomicU32::new(0),
+            recorder: OnceLock::new(),
         })
     }
 
@@ -83,6 +87,20 @@ impl CimSession {
     #[must_use]
     pub fn user(&self) -> &str {
         self.transport.user()
+    }
+
+    /// Records every exchange from now on; a second recorder is not taken. The host's name and the user's are hidden.
+    pub fn record(&self, recorder: Arc<Recorder>) {
+        let authority = self.url().split("://").last().unwrap_or_default();
+        let host = authority.split(['/', ':']).next().unwrap_or_default();
+        for private in [
+            host,
+            host.split('.').next().unwrap_or_default(),
+            self.user(),
+        ] {
+            recorder.hide(private);
+        }
+        let _ = self.recorder.set(recorder);
     }
 
     /// Asks who the service is: whether it is WinRM and the log-in works.
@@ -392,11 +410,7 @@ impl CimSession {
         }
         let message_id = request.header.message_id.clone();
         let asked_bytes = request.header.max_envelope_bytes.unwrap_or(0);
-        let bytes = self.transport.send(doing, request.to_xml()).await?;
-        let response = Response::parse(&bytes).map_err(|source| Error::Message {
-            doing: doing.to_owned(),
-            source,
-        })?;
+        let response = self.send(doing, &request).await?;
         if let Reply::Fault(fault) = response.reply {
             return Err(Error::Fault {
                 doing: doing.to_owned(),
@@ -439,6 +453,40 @@ impl CimSession {
             self.envelope_bytes.store(proven, Ordering::Relaxed);
         }
         shrinks
+    }
+
+    /// Sends an envelope and reads the answer, recording both.
+    async fn send(&self, doing: &str, request: &Request) -> Result<Response, Error> {
+        let envelope = request.to_xml();
+        let recorder = self.recorder.get();
+        let sent = recorder.map(|_| envelope.clone()).unwrap_or_default();
+        let begun = Instant::now();
+        let bytes = match self.transport.send(doing, envelope).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if let Some(recorder) = recorder {
+                    recorder.exchange(request, &sent, begun.elapsed(), &Outcome::Failed(&error));
+                }
+                return Err(error);
+            }
+        };
+        let elapsed = begun.elapsed();
+        let response = Response::parse(&bytes);
+        if let Some(recorder) = recorder {
+            let fault = matches!(
+                &response,
+                Ok(Response {
+                    reply: Reply::Fault(_),
+                    ..
+                })
+            );
+            let bytes = bytes.as_slice();
+            recorder.exchange(request, &sent, elapsed, &Outcome::Answer { bytes, fault });
+        }
+        response.map_err(|source| Error::Message {
+            doing: doing.to_owned(),
+            source,
+        })
     }
 
     /// Doubles the envelope size asked for; `false` where it is at its end.

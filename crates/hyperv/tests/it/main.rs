@@ -18,6 +18,7 @@ mod lost;
 mod merging;
 mod peer;
 mod proxy;
+mod record;
 mod restore;
 mod scale;
 mod shadows;

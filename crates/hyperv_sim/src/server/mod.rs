@@ -6,7 +6,7 @@ mod enumeration;
 mod http;
 mod ntlm;
 mod ntlm_session;
-mod operations;
+pub(crate) mod operations;
 mod spnego;
 mod targets;
 mod tls;

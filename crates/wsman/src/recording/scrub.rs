@@ -142,7 +142,10 @@ impl Scrubber {
             (uri::WSMAN, "Selector") => {
                 self.property(node.attribute("Name").unwrap_or_default(), text)
             }
-            (uri::WSMAN | uri::ENUMERATION, _) => plain(text),
+            (uri::WSMAN | uri::ENUMERATION, _) if is_protocol_number(name) => plain(text),
+            (uri::WSMAN, "Option") => {
+                self.property(node.attribute("Name").unwrap_or_default(), text)
+            }
             (uri::SOAP, "Value") => qname(text),
             (uri::SOAP, _) | (uri::MS_FAULT, _) => self.mapping.message(text),
             (uri::IDENTITY, "ProtocolVersion") => self.uri(text),
@@ -254,6 +257,19 @@ fn qualified(node: Node<'_, '_>, namespace: Option<&str>, name: &str) -> String 
 
 fn class(name: &str) -> &str {
     if is_class(name) { name } else { "Unknown" }
+}
+
+fn is_protocol_number(name: &str) -> bool {
+    matches!(
+        name,
+        "MaxEnvelopeSize"
+            | "OperationTimeout"
+            | "MaxElements"
+            | "MaxCharacters"
+            | "MaxTime"
+            | "EnumerationMode"
+            | "Expires"
+    )
 }
 
 /// Numbers, durations and modes of the protocol itself.

@@ -3,4 +3,5 @@
 mod faults;
 mod foreign;
 mod hostile;
+mod recording;
 mod round_trip;
