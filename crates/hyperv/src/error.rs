@@ -167,7 +167,7 @@ pub enum Error {
         what: String,
     },
     /// A fault.
-    #[error("the host refused {doing}")]
+    #[error("the host refused {doing}{}", next_step(source))]
     Fault {
         /// What was asked.
         doing: String,
@@ -369,6 +369,16 @@ pub(crate) mod code {
     pub(crate) const INVALID_PARAMETER: u32 = 32773;
     /// File not found (image service) or in use (management service).
     pub(crate) const FILE: u32 = 32779;
+}
+
+/// Says what to do about a fault, where that follows from its class.
+fn next_step(fault: &Fault) -> &'static str {
+    if fault.class() == FaultClass::AccessDenied {
+        "; add the account to the host's groups \"Hyper-V Administrators\" and \"Remote Management Users\" (or to its \
+         local Administrators)"
+    } else {
+        ""
+    }
 }
 
 /// Names a return code for people.

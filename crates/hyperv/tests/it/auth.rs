@@ -402,6 +402,22 @@ async fn credentials_that_cannot_be_sent_are_refused_at_once() {
     }
 }
 
+#[tokio::test]
+async fn an_account_without_rights_is_told_which_groups_it_needs() {
+    let sim = Sim::start(Offered::Negotiate, false).await;
+    let session = sim.session(Asked::Auto);
+    sim.fault(FaultRule::AccessDenied, "", 1).await;
+    let error = ask(&session).await.expect_err("it has no rights");
+    assert_eq!(error.kind(), ErrorKind::AccessDenied);
+    assert!(
+        error.to_string().contains("Remote Management Users"),
+        "{error}"
+    );
+    ask(&session)
+        .await
+        .expect("the log-in is as good as before");
+}
+
 /// A writer that keeps everything.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
