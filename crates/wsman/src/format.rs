@@ -5,7 +5,7 @@ mod requests;
 mod responses;
 mod values;
 
-pub(crate) use requests::{read_request, write_request};
+pub(crate) use requests::{read_message_id, read_request, write_request};
 pub(crate) use responses::{read_response, write_response};
 
 use roxmltree::{Document, Node};

@@ -156,4 +156,10 @@ impl Request {
     pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
         format::read_request(bytes)
     }
+
+    /// Returns the `a:MessageID` of an envelope that is otherwise no request, so that the fault can name it.
+    #[must_use]
+    pub fn message_id(bytes: &[u8]) -> Option<String> {
+        format::read_message_id(bytes).ok().flatten()
+    }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wsman::Value as WireValue;
 
 use super::answers::{settings_path, system_path};
 use super::devices::check_disks;
@@ -33,8 +32,7 @@ pub(crate) fn planned(
             format!("{parameter} names a virtual machine that is realised"),
         ));
     }
-    let answer = call.job(Some(vm.id), operation(vm.id))?;
-    Ok(answer.with("ResultingSystem", WireValue::Null))
+    call.job(Some(vm.id), operation(vm.id))
 }
 
 /// Says what stands in the way of realising a planned VM.

@@ -40,6 +40,7 @@ pub(crate) fn call(call: &Call<'_>, method: &str) -> Option<Result<Answer, Failu
         }
         "RealizePlannedSystem" => {
             planned::planned(call, "PlannedSystem", |vm| Operation::Realize { vm })
+                .map(|answer| answer.with("ResultingSystem", WireValue::Null))
         }
         "GetSummaryInformation" => summary::summary(call),
         "GetDefinitionFileSummaryInformation" => summary::of_files(call),

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use wsman::{Fault, Subcode};
 
 use super::auth::{Incoming, LogIn, Rules, Verdict};
-use super::operations::{Outgoing, Service, anonymous_identify, malformed};
+use super::operations::{Outgoing, Service, anonymous_identify};
 use crate::clock;
 
 /// Largest request, as the service's default of 500 kB.
@@ -123,7 +123,12 @@ async fn answer(
             Subcode::EncodingLimit,
             "the request is larger than this service takes, or cut short",
         );
-        let mut response = reply(&front, &mut LogIn::None, malformed(&fault), None);
+        let mut response = reply(
+            &front,
+            &mut LogIn::None,
+            front.service.malformed(&fault, &[]),
+            None,
+        );
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));

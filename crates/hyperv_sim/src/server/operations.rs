@@ -23,8 +23,14 @@ use crate::objects::{self, Source, scope_of};
 use crate::shadow;
 use crate::wql::{self, Query};
 
-/// Smallest envelope a client may ask for.
-const MIN_ENVELOPE_BYTES: usize = 8192;
+/// Methods of services that have no out-parameter `Job`.
+const WITHOUT_JOB: [&str; 5] = [
+    "FindMountedStorageImageInstance",
+    "GetDefinitionFileSummaryInformation",
+    "GetKeyProtector",
+    "GetSizeOfSystemFiles",
+    "GetSummaryInformation",
+];
 
 /// A host with what its clients have under way.
 #[derive(Debug)]
@@ -58,7 +64,7 @@ impl Service {
     pub(crate) fn answer(&self, body: &[u8]) -> Outgoing {
         let request = match Request::parse(body) {
             Ok(request) => request,
-            Err(err) => return malformed(&err.to_fault()),
+            Err(err) => return self.malformed(&err.to_fault(), body),
         };
         let on = operation_name(&request);
         let on = [on.as_str()];
@@ -129,9 +135,16 @@ impl Service {
     }
 
     fn write(&self, request: &Request, result: Result<(Reply, String), Box<Fault>>) -> Outgoing {
-        let message_id = || format!("uuid:{}", Uuid::new_v4());
+        // An Identify has no addressing, neither way.
+        let message_id = || {
+            if matches!(request.operation, Operation::Identify) {
+                String::new()
+            } else {
+                format!("uuid:{}", Uuid::new_v4())
+            }
+        };
         let (reply, namespace) =
-            result.unwrap_or_else(|fault| (Reply::Fault(fault), String::new()));
+            result.unwrap_or_else(|fault| (Reply::Fault(self.signed(*fault)), String::new()));
         let status = match &reply {
             Reply::Fault(fault) => fault.http_status(),
             Reply::Identify { .. }
@@ -152,10 +165,32 @@ impl Service {
             request,
             message_id(),
             &namespace,
-            Reply::Fault(Box::new(fault)),
+            Reply::Fault(self.signed(fault)),
         )
         .to_xml();
         Outgoing::Reply { status, xml }
+    }
+
+    /// Returns the fault as this machine says it.
+    fn signed(&self, fault: Fault) -> Box<Fault> {
+        Box::new(Fault {
+            machine: Some(self.engine.name()),
+            ..fault
+        })
+    }
+
+    /// Answers what is no readable request; names it where it has at least an id.
+    pub(crate) fn malformed(&self, fault: &Fault, body: &[u8]) -> Outgoing {
+        let request = Request {
+            header: Header {
+                message_id: Request::message_id(body).unwrap_or_default(),
+                ..Header::default()
+            },
+            operation: Operation::Get,
+        };
+        let reply = Reply::Fault(self.signed(fault.clone()));
+        let xml = Response::to(&request, format!("uuid:{}", Uuid::new_v4()), "", reply).to_xml();
+        Outgoing::Reply { status: 400, xml }
     }
 
     fn envelope_bytes(&self, request: &Request) -> usize {
@@ -164,7 +199,7 @@ impl Service {
             .header
             .max_envelope_bytes
             .and_then(|bytes| usize::try_from(bytes).ok());
-        own.min(asked.unwrap_or(usize::MAX).max(MIN_ENVELOPE_BYTES))
+        own.min(asked.unwrap_or(usize::MAX))
     }
 
     fn operate(&self, request: &Request, vm: Option<Uuid>) -> Result<(Reply, String), Box<Fault>> {
@@ -283,7 +318,7 @@ impl Service {
             .max_characters
             .and_then(|most| usize::try_from(most).ok())
         {
-            style.envelope_bytes = style.envelope_bytes.min(most.max(MIN_ENVELOPE_BYTES));
+            style.envelope_bytes = style.envelope_bytes.min(most);
         }
         let items = batch(
             &self.engine,
@@ -448,7 +483,7 @@ impl Service {
         }
         match answer.job {
             Some(job) => outputs.set("Job", job_reference(job)),
-            None if class.name.ends_with("Service") => outputs.set("Job", wsman::Value::Null),
+            None if has_job(class, method) => outputs.set("Job", wsman::Value::Null),
             None => {}
         }
         outputs.set("ReturnValue", answer.code);
@@ -506,6 +541,12 @@ impl Service {
     }
 }
 
+/// Returns whether a method has an out-parameter `Job`.
+fn has_job(class: &Class, method: &str) -> bool {
+    let of_service = class.name.ends_with("Service") && !WITHOUT_JOB.contains(&method);
+    of_service || (class.name == "Msvm_ComputerSystem" && method == "RequestStateChange")
+}
+
 fn lock(enumerations: &Mutex<Enumerations>) -> std::sync::MutexGuard<'_, Enumerations> {
     enumerations.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -513,38 +554,13 @@ fn lock(enumerations: &Mutex<Enumerations>) -> std::sync::MutexGuard<'_, Enumera
 /// Answers an Identify without saying what the host is.
 pub(crate) fn anonymous_identify(body: &[u8]) -> Option<String> {
     let request = Request::parse(body).ok()?;
-    matches!(request.operation, Operation::Identify).then(|| {
-        Response::to(
-            &request,
-            format!("uuid:{}", Uuid::new_v4()),
-            "",
-            identify("0.0.0"),
-        )
-        .to_xml()
-    })
+    matches!(request.operation, Operation::Identify)
+        .then(|| Response::to(&request, "", "", identify("0.0.0")).to_xml())
 }
 
 fn identify(version: &str) -> Reply {
     Reply::Identify {
         vendor: "Microsoft Corporation".to_owned(),
         version: format!("OS: {version} SP: 0.0 Stack: 3.0"),
-    }
-}
-
-/// Answers what is no readable request.
-pub(crate) fn malformed(fault: &Fault) -> Outgoing {
-    let request = Request {
-        header: Header::default(),
-        operation: Operation::Get,
-    };
-    let xml = Response::to(
-        &request,
-        format!("uuid:{}", Uuid::new_v4()),
-        "",
-        Reply::Fault(Box::new(fault.clone())),
-    );
-    Outgoing::Reply {
-        status: 400,
-        xml: xml.to_xml(),
     }
 }

@@ -40,9 +40,8 @@ pub(super) fn write_fault(w: &mut Writer, fault: &Fault) {
     w.open("s:Reason");
     w.leaf_with("s:Text", &[("xml:lang", "en-US")], &fault.reason);
     w.close("s:Reason");
-    if fault.detail.is_some() || fault.has_wsman_fault() {
-        write_detail(w, fault);
-    }
+    // Windows writes it always, be it empty.
+    write_detail(w, fault);
     w.close("s:Fault");
 }
 

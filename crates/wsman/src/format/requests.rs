@@ -151,6 +151,14 @@ pub(crate) fn read_request(bytes: &[u8]) -> Result<Request, MessageError> {
     })
 }
 
+pub(crate) fn read_message_id(bytes: &[u8]) -> Result<Option<String>, MessageError> {
+    let text = xml::decode(bytes)?;
+    let document = xml::parse(&text)?;
+    let (header, _) = envelope_parts(&document)?;
+    let id = header.map(|header| header.child_text(uri::ADDRESSING, "MessageID"));
+    Ok(id.transpose()?.flatten())
+}
+
 fn read_header(node: Node<'_, '_>, operation: &Operation) -> Result<Header, MessageError> {
     let mut header = Header {
         to: node.child_text(uri::ADDRESSING, "To")?.unwrap_or_default(),
