@@ -43,12 +43,14 @@ scenarios! { { basic: Basic, ntlm: Ntlm } {
     an_empty_result_has_its_parts
     enumeration_gives_references
     contexts_are_independent
+    contexts_end
     queries_compare
     queries_select_columns
     queries_of_a_base_class_give_derived_ones
     defaults_are_templates
     associations_lead_from_vm_to_disk
     network_adapters_lead_to_switches
+    summaries_are_objects
     null_arrays_can_be_nil
     a_job_passes_through_its_states
     user_checkpoints_make_a_tree
@@ -61,15 +63,26 @@ scenarios! { { basic: Basic, ntlm: Ntlm } {
     changes_of_an_unknown_id_are_refused
     a_failed_job_tells_why
     a_lost_answer_may_hide_a_success
+    states_change_by_request
     shadow_copies_are_made_and_deleted
     a_vm_is_defined_and_destroyed
     a_storage_resource_may_be_written_as_any_resource
     several_resources_in_one_call
     resources_are_modified_and_removed
     a_cancellable_job_is_cancelled
+    a_vm_is_exported_imported_and_realised
+    an_import_that_lacks_its_disk_fails_validation
     a_planned_vm_is_defined_and_realised
     generation_one_has_its_controllers
+    unknown_classes_and_namespaces
+    unknown_methods_and_actions
     selectors_that_match_nothing
+    bad_queries
+    access_denied
+    envelopes_have_a_limit
+    stale_contexts
+    operations_time_out
+    quotas_are_faults
     wrong_credentials
     a_wrong_state_is_refused_at_once
 } }

@@ -373,7 +373,9 @@ def identify_says_who_answers(host, client):
         status, got, raw = post(envelope.encode(), headers)
         assert status == 200, (status, raw)
         assert got["Content-Type"].replace(" ", "").lower() == "application/soap+xml;charset=utf-8", got
-        body = xmltree.parse(raw).one(S, "Body").one(names.WSMID, "IdentifyResponse")
+        reply = xmltree.parse(raw)
+        assert reply.one(S, "Header").children == [], "Identify knows no addressing"
+        body = reply.one(S, "Body").one(names.WSMID, "IdentifyResponse")
         assert body is not None and body.prefix == "wsmid", raw
         return {child.name: child.text for child in body.children}
 

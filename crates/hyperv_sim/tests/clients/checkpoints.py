@@ -441,5 +441,6 @@ SCENARIOS = [
     changes_of_an_unknown_id_are_refused,
     a_failed_job_tells_why,
     a_lost_answer_may_hide_a_success,
+    states_change_by_request,
     shadow_copies_are_made_and_deleted,
 ]

@@ -401,6 +401,8 @@ SCENARIOS = [
     several_resources_in_one_call,
     resources_are_modified_and_removed,
     a_cancellable_job_is_cancelled,
+    a_vm_is_exported_imported_and_realised,
+    an_import_that_lacks_its_disk_fails_validation,
     a_planned_vm_is_defined_and_realised,
     generation_one_has_its_controllers,
 ]

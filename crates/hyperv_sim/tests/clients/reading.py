@@ -431,11 +431,13 @@ SCENARIOS = [
     an_empty_result_has_its_parts,
     enumeration_gives_references,
     contexts_are_independent,
+    contexts_end,
     queries_compare,
     queries_select_columns,
     queries_of_a_base_class_give_derived_ones,
     defaults_are_templates,
     associations_lead_from_vm_to_disk,
     network_adapters_lead_to_switches,
+    summaries_are_objects,
     null_arrays_can_be_nil,
 ]
