@@ -32,6 +32,8 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Other,
+    /// A parameter is not of its type: the service refuses it before the method sees it.
+    WrongType,
     /// The volume is full.
     NoRoom,
     /// A client ended the job.
@@ -60,6 +62,13 @@ impl Failure {
         Self {
             cause: Cause::Yielded,
             ..Self::failed("the work was put off for a moment")
+        }
+    }
+
+    pub(crate) fn wrong_type(message: impl Into<String>) -> Self {
+        Self {
+            cause: Cause::WrongType,
+            ..Self::new(code::WRONG_TYPE, message)
         }
     }
 

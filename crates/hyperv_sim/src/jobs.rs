@@ -160,7 +160,9 @@ impl Job {
             Err(failure) => {
                 let ending = match failure.cause {
                     Cause::Cancelled => self.cancelled.unwrap_or(Ending::Terminated),
-                    Cause::Other | Cause::NoRoom | Cause::Yielded => Ending::Failed,
+                    Cause::Other | Cause::WrongType | Cause::NoRoom | Cause::Yielded => {
+                        Ending::Failed
+                    }
                 };
                 outcome(ending, Vec::new(), Some((failure.code, failure.message)))
             }

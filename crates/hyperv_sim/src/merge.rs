@@ -156,7 +156,7 @@ pub(crate) fn work_off(engine: &Engine, vm_id: Uuid, job: &Job) -> Result<Vec<St
                 turns += 1;
                 BREATH
             }
-            Cause::Cancelled | Cause::NoRoom | Cause::Other => {
+            Cause::Cancelled | Cause::NoRoom | Cause::WrongType | Cause::Other => {
                 tracing::debug!("{work:?} of {} waits: {failure}", vm.name());
                 RETRY
             }

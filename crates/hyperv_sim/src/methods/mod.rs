@@ -277,6 +277,9 @@ pub(crate) fn call(
     };
     match answer {
         Some(Ok(answer)) => Ok(answer),
+        Some(Err(failure)) if failure.cause == Cause::WrongType => {
+            Err(Fault::new(Subcode::InvalidParameter, failure.message).into())
+        }
         Some(Err(failure)) => {
             tracing::info!("{} is refused: {failure}", call.name);
             Ok(Answer::code(failure.code))

@@ -42,7 +42,13 @@ impl Call<'_> {
     }
 
     pub(crate) fn need_number(&self, name: &str) -> Result<u64, Failure> {
-        self.parameters.u64(name).ok_or_else(|| missing(name))
+        match (self.parameters.u64(name), self.text(name)) {
+            (Some(number), _) => Ok(number),
+            (None, None) => Err(missing(name)),
+            (None, Some(text)) => Err(Failure::wrong_type(format!(
+                "{name}: {text:?} is no number"
+            ))),
+        }
     }
 
     pub(crate) fn flag(&self, name: &str) -> bool {
