@@ -22,6 +22,7 @@ mod orphans;
 mod parts;
 mod power;
 mod reference_points;
+mod settle;
 mod shadow;
 mod shadow_files;
 mod slots;
@@ -29,6 +30,7 @@ mod tracker;
 pub mod unsupported;
 mod user_checkpoints;
 mod vm;
+mod vm_objects;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,9 +6,9 @@ use wsman::{Instance, Properties, Value};
 use super::boot::has_boot_order;
 use super::components::disk_path;
 use super::edit::{change_of, free_slot};
-use super::inventory::power_state;
 use super::objects::resource_type;
 use super::vm::{CheckpointKind, Folders};
+use super::vm_objects::power_state;
 use super::{Host, Slot, config, objects};
 use crate::{Error, ErrorKind};
 

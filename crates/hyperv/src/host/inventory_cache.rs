@@ -20,8 +20,9 @@ use wsman::Instance as CimObject;
 
 use super::Host;
 use super::disks::VmDisk;
-use super::inventory::{activity, not_found, power_state, replication, timestamp};
+use super::inventory::not_found;
 use super::vm::VmSummary;
+use super::vm_objects::{activity, power_state, replication, timestamp};
 use crate::{Error, ErrorKind};
 
 /// Most VMs that are read one by one.

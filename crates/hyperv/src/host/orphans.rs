@@ -14,9 +14,9 @@ use wsman::{Properties, Value};
 use super::Host;
 use super::components::disk_path;
 use super::disks::DiskFile;
-use super::inventory::power_state;
 use super::objects::{self, owner_guid};
 use super::user_checkpoints::Merge;
+use super::vm_objects::power_state;
 use crate::{Error, ErrorKind};
 
 /// A differencing file that no VM, checkpoint or planned VM names.

@@ -4,7 +4,7 @@ use model::{PowerState, VmId};
 use tokio::time::Instant;
 use wsman::{Epr, Properties, uri, wql_literal};
 
-use super::inventory::power_state;
+use super::vm_objects::power_state;
 use super::{Host, objects};
 use crate::{Error, ErrorKind};
 

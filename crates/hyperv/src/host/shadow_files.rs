@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use model::host_path;
 use wsman::{Instance, wql_literal};
 
-use super::inventory::checkpoint_kind;
+use super::vm_objects::checkpoint_kind;
 use super::{
     CheckpointFiles, CheckpointKind, DiskFile, Host, HostFacts, VmDisk, VmFacts, VolumeFacts,
     objects,

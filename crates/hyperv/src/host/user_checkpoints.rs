@@ -12,9 +12,9 @@ use wsman::{Properties, Value};
 
 use super::Host;
 use super::facts::volume_of;
-use super::inventory::{activity, checkpoint, checkpoint_kind, power_state};
 use super::objects::{self, by_instance_id};
 use super::vm::{Activity, CheckpointKind, VmFacts};
+use super::vm_objects::{activity, checkpoint, checkpoint_kind, power_state};
 use crate::{Error, ErrorKind};
 
 /// A file that goes down into another.
