@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hyperv::{ChainError, ConfigFile, DiskFormat, HostFacts, Mark, VmDisk, VmFacts};
+use hyperv::{ChainError, ConfigFile, ConfigVersion, DiskFormat, HostFacts, Mark, VmDisk, VmFacts};
 use model::{Consistency, Method, Timestamp, VmConfig, host_path};
 
 use super::{Backup, Moment};
@@ -114,6 +114,11 @@ impl Backup<'_> {
             id: taken.id.clone(),
         })?;
         let when = clock::now();
+        if let Some(warning) = &taken.warning {
+            self.context.note(format!(
+                "the host took the checkpoint with a warning: {warning}"
+            ));
+        }
         if let Some(note) = &taken.note {
             self.context.warning(format!(
                 "the guest could not prepare, so the point is crash-consistent: {note}"
@@ -168,11 +173,14 @@ impl Backup<'_> {
                 ),
             ));
         }
-        let version = &vm.summary.config.version;
-        if !version_has_tracking(version) {
+        let version = vm.summary.version();
+        if version < ConfigVersion::TRACKED {
             return Err(JobError::failed(
                 "method-not-supported",
-                format!("VM {name:?} has configuration version {version}; tracking changes needs 6.2 or later"),
+                format!(
+                    "VM {name:?} has configuration version {version}; tracking changes needs {} or later",
+                    ConfigVersion::TRACKED
+                ),
             )
             .hint("upgrade the VM's configuration version on the host (Update-VMVersion)"));
         }
@@ -268,33 +276,5 @@ pub(super) fn consistency_text(consistency: Consistency) -> &'static str {
         Consistency::Application => "application-consistent",
         Consistency::Crash => "crash-consistent",
         Consistency::Offline => "offline",
-    }
-}
-
-/// Whether a configuration version (such as `8.0`) is 6.2 or later.
-fn version_has_tracking(version: &str) -> bool {
-    let mut parts = version
-        .split('.')
-        .map(|part| part.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    (major, minor) >= (6, 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::version_has_tracking;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        for (version, tracking) in [
-            ("5.0", false),
-            ("6.1", false),
-            ("6.2", true),
-            ("8.0", true),
-            ("10.0", true),
-            ("", false),
-        ] {
-            assert_eq!(version_has_tracking(version), tracking, "{version}");
-        }
     }
 }

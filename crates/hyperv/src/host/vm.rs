@@ -230,3 +230,26 @@ pub struct VmFacts {
     /// Disks with their chains.
     pub disks: Vec<VmDisk>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ConfigVersion;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (version, tracked) in [
+            ("5.0", false),
+            ("6.1", false),
+            ("6.2", true),
+            ("8.0", true),
+            ("10.0", true),
+            ("12", true),
+            ("", false),
+            ("x.9", false),
+        ] {
+            let found = ConfigVersion::of(version) >= ConfigVersion::TRACKED;
+            assert_eq!(found, tracked, "{version}");
+        }
+        assert_eq!(ConfigVersion::of("10.0").to_string(), "10.0");
+    }
+}
