@@ -1,5 +1,10 @@
 //! Recordings of a session against the simulated host: they name nobody, and the host they were made of agrees with them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what a test does in a function of its own may fail it"
+)]
+
 use std::sync::Arc;
 
 use hyperv::Recorder;

@@ -33,7 +33,7 @@ use crate::cim::{Bag, Object, Value};
 use crate::ctl::FaultRule;
 use crate::definition::Definition;
 use crate::engine::Engine;
-use crate::failure::{Failure, code};
+use crate::failure::{Cause, Failure, code};
 use crate::jobs::{Job, job_type};
 use crate::merge;
 use crate::state::Power;
