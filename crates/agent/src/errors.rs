@@ -21,19 +21,26 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
 
 /// An error of the host's management interface.
 pub(crate) fn host_error(error: hyperv::Error) -> JobError {
-    let message = chain(&error);
+    let (message, hint) = (chain(&error), error.hint());
     match error.kind() {
-        ErrorKind::Retry => JobError::NotReady(message),
-        ErrorKind::ResultUnknown | ErrorKind::Timeout => JobError::transient("host-timeout", message),
+        // A bare code does not say which rights are missing; the other texts do.
+        ErrorKind::AccessDenied if error.code().is_some() => {
+            JobError::NotReady(format!("{message}; {hint}"))
+        }
+        ErrorKind::Retry | ErrorKind::AccessDenied => JobError::NotReady(message),
+        ErrorKind::ResultUnknown | ErrorKind::Timeout => {
+            JobError::transient("host-timeout", message).hint(hint)
+        }
         ErrorKind::NotFound => JobError::failed("not-on-host", message)
             .hint("look whether the VM still exists on the host; `reprise vm list` shows the last inventory"),
-        ErrorKind::AccessDenied => JobError::NotReady(message),
-        ErrorKind::WrongState | ErrorKind::InUse => JobError::transient("host-busy", message),
-        ErrorKind::Refused => JobError::failed("host-refused", message),
-        ErrorKind::Unsupported => JobError::failed("not-supported", message),
-        ErrorKind::Cancelled => JobError::failed("cancelled", message),
-        ErrorKind::Protocol => JobError::failed("host-protocol", message),
-        ErrorKind::Failed => JobError::transient("host-failed", message),
+        ErrorKind::WrongState | ErrorKind::InUse => {
+            JobError::transient("host-busy", message).hint(hint)
+        }
+        ErrorKind::Refused => JobError::failed("host-refused", message).hint(hint),
+        ErrorKind::Unsupported => JobError::failed("not-supported", message).hint(hint),
+        ErrorKind::Cancelled => JobError::failed("cancelled", message).hint(hint),
+        ErrorKind::Protocol => JobError::failed("host-protocol", message).hint(hint),
+        ErrorKind::Failed => JobError::transient("host-failed", message).hint(hint),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with a host, and what a caller can do about it.
 
+mod hint;
+
 use std::time::Duration;
 
 use wsman::{Fault, FaultClass, MessageError};
