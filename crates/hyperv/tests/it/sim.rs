@@ -31,6 +31,24 @@ impl Sim {
 
     /// Makes and starts a host that asks for a log-in.
     pub(crate) async fn start_with(nil_arrays: bool, account: Option<(&str, &str)>) -> Self {
+        let credentials = account.map(|(user, password)| hyperv_sim::Credentials {
+            user: user.into(),
+            password: password.into(),
+        });
+        let serve = |options| RunOptions {
+            credentials,
+            ..options
+        };
+        Self::start_served(nil_arrays, serve, |endpoint, _| endpoint).await
+    }
+
+    /// Makes a host and starts it as `serve` says; the driver connects as `connect` says, which is told the host's
+    /// directory.
+    pub(crate) async fn start_served(
+        nil_arrays: bool,
+        serve: impl FnOnce(RunOptions) -> RunOptions,
+        connect: impl FnOnce(Endpoint, &Path) -> Endpoint,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("there is room");
         let options = InitOptions {
             dir: dir.path().to_owned(),
@@ -39,13 +57,7 @@ impl Sim {
         };
         let id = hyperv_sim::init(&options).expect("the folder is new");
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let running = hyperv_sim::start(RunOptions {
-            credentials: account.map(|(user, password)| hyperv_sim::Credentials {
-                user: user.into(),
-                password: password.into(),
-            }),
-            ..RunOptions::new(dir.path(), listen)
-        });
+        let running = hyperv_sim::start(serve(RunOptions::new(dir.path(), listen)));
         let running = running.await.expect("nothing else serves it");
         let limits = Limits {
             job: Duration::from_secs(10),
@@ -54,7 +66,7 @@ impl Sim {
             first_poll: Duration::from_millis(5),
             last_poll: Duration::from_millis(50),
         };
-        let host = Host::new(&Endpoint::new(running.url()))
+        let host = Host::new(&connect(Endpoint::new(running.url()), dir.path()))
             .expect("the address is good")
             .with_limits(limits);
         let map = PathMap::new([(r"C:\", dir.path().join("volumes").join("C"))])
