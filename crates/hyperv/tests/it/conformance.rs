@@ -23,8 +23,8 @@ mod shadows;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hyperv::{Authentication, Credentials, Endpoint, Host, HostFiles, ReferencePoint, Trust};
 use hyperv_sim::ctl::{Command, FaultRule, FaultSpec, PowerAction, Reply};
@@ -126,10 +126,19 @@ impl Form {
             endpoint.insert(whole).clone()
         };
         let sim = Sim::start_served(nil_arrays, serve, connect).await;
+        // Quick, and with a short memory: a host that remembers all jobs slows down.
+        for (key, value) in [
+            ("job_millis", "2"),
+            ("merge_millis", "10"),
+            ("job_kept_millis", "3000"),
+        ] {
+            sim.set(key, value).await;
+        }
         Bed {
             sim,
             endpoint: endpoint.expect("the driver was connected"),
             next: AtomicUsize::new(0),
+            changed: Mutex::default(),
         }
     }
 }
@@ -166,12 +175,21 @@ fn signed_certificate(folder: &Path) -> TlsOptions {
     }
 }
 
+/// Settings that cases change, and what they are otherwise.
+const SETTINGS: &[(&str, &str)] = &[
+    ("partial_changes", "0"),
+    ("coarse_bytes", "512"),
+    ("envelope_bytes", "512000"),
+];
+
 /// A host to try things on.
 struct Bed {
     sim: Sim,
     /// How the driver reaches it.
     endpoint: Endpoint,
     next: AtomicUsize,
+    /// Settings the case at work has changed.
+    changed: Mutex<Vec<&'static str>>,
 }
 
 impl Bed {
@@ -261,6 +279,13 @@ impl Bed {
         target.sync().expect("it can be written out");
     }
 
+    /// Changes a setting until the end of the case.
+    async fn set(&self, key: &'static str, value: &str) {
+        assert!(SETTINGS.iter().any(|(known, _)| *known == key), "{key}");
+        self.changed.lock().expect("no case holds it").push(key);
+        self.sim.set(key, value).await;
+    }
+
     /// Undoes what a case did to the simulated host: what stays would slow down the others.
     async fn calm(&self) {
         self.sim.ctl(Command::FaultClear).await;
@@ -270,14 +295,8 @@ impl Bed {
         for vm in left {
             self.sim.ctl(Command::VmRemove { vm: vm.id }).await;
         }
-        for (key, value) in [
-            ("partial_changes", "0"),
-            ("coarse_bytes", "512"),
-            ("envelope_bytes", "512000"),
-            ("job_millis", "10"),
-            ("job_kept_millis", "3000"),
-            ("merge_millis", "30"),
-        ] {
+        let changed = std::mem::take(&mut *self.changed.lock().expect("no case holds it"));
+        for (key, value) in SETTINGS.iter().filter(|(key, _)| changed.contains(key)) {
             self.sim.set(key, value).await;
         }
     }

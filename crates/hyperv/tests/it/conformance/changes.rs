@@ -81,15 +81,15 @@ pub(super) async fn are_told_whole(bed: Arc<Bed>) {
 }
 
 pub(super) async fn are_told_in_parts(bed: Arc<Bed>) {
-    bed.sim.set("partial_changes", "3MiB").await;
+    bed.set("partial_changes", "3MiB").await;
     let second = Second::of(&bed).await;
     assert_covered(second.ask(&bed).await);
     second.end(&bed).await;
 }
 
 pub(super) async fn are_told_coarsely(bed: Arc<Bed>) {
-    bed.sim.set("partial_changes", "1MiB").await;
-    bed.sim.set("coarse_bytes", "2MiB").await;
+    bed.set("partial_changes", "1MiB").await;
+    bed.set("coarse_bytes", "2MiB").await;
     let second = Second::of(&bed).await;
     assert_covered(second.ask(&bed).await);
     second.end(&bed).await;

@@ -188,7 +188,7 @@ pub(super) async fn come_in_as_many_pieces_as_it_takes(bed: Arc<Bed>) {
         configs.collect::<Vec<_>>()
     };
     let all = configs().await;
-    bed.sim.set("envelope_bytes", "40000").await;
+    bed.set("envelope_bytes", "40000").await;
     assert!(configs().await == all);
     // Whatever goes wrong half-way, each VM comes once.
     for (rule, on) in [
