@@ -48,7 +48,7 @@ pub fn set_disk_id(
 ///
 /// Needs no parents and changes nothing of what the disk reads as; a clean file is left alone.
 pub fn replay_log(file: impl WriteAt + 'static, durability: Durability) -> Result<FileInfo, Error> {
-    let (_, structures) = Session::open(Arc::new(file), durability)?;
+    let (_, structures) = Session::replayed(Arc::new(file), durability)?;
     Ok(structures.info())
 }
 

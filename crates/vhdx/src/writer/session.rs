@@ -29,6 +29,12 @@ pub(super) const COMMIT_PAGES: usize = 120;
 
 /// A header with a higher number is not succeeded by others: no writer that counts gets there.
 const SEQUENCE_MAX: u64 = u64::MAX / 2;
+/// A log is replayed under headers of higher numbers too, as long as there are enough for that: what was begun at the limit
+/// above can be ended.
+const SEQUENCE_MAX_TO_REPLAY: u64 = u64::MAX - (1 << 20);
+const NO_MORE_NUMBERS: Error = Error::Parameters(
+    "the sequence number of the header can hardly grow: convert the disk instead of changing it",
+);
 
 /// Zeros written at a time.
 const ZEROS_BYTES: u64 = MIB;
@@ -56,10 +62,23 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// As [`Session::replayed`], for what is going to be changed.
+    pub(crate) fn open(
+        file: Arc<dyn WriteAt>,
+        durability: Durability,
+    ) -> Result<(Self, Structures), Error> {
+        let opened = Self::replayed(file, durability)?;
+        // What a replay has begun may go on.
+        if opened.0.header.sequence > SEQUENCE_MAX && !opened.0.began {
+            return Err(NO_MORE_NUMBERS);
+        }
+        Ok(opened)
+    }
+
     /// Reads the structures of a file and replays its log in place if it was not closed cleanly.
     ///
     /// The file is judged first, with its log replayed in memory: what breaks a rule is refused as it is.
-    pub(crate) fn open(
+    pub(crate) fn replayed(
         file: Arc<dyn WriteAt>,
         durability: Durability,
     ) -> Result<(Self, Structures), Error> {
@@ -91,10 +110,8 @@ impl Session {
         if file_len > FILE_MIB_MAX * MIB {
             return Err(Error::format(Rule::LogFileTooLong, 0, file_len));
         }
-        if header.sequence > SEQUENCE_MAX {
-            return Err(Error::Parameters(
-                "the sequence number of the header can hardly grow: convert the disk instead of changing it",
-            ));
+        if header.log_in_use() && header.sequence > SEQUENCE_MAX_TO_REPLAY {
+            return Err(NO_MORE_NUMBERS);
         }
         // The version of a log that was not in use says nothing; of the one that comes it would.
         header.log_version = 0;
