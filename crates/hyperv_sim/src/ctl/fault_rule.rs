@@ -82,7 +82,7 @@ fault_rules! {
     QuotaLimit = "quota-limit",
     /// The operation is carried out and answered with `w:TimedOut`.
     TimedOut = "timed-out",
-    /// The reply comes `slow_millis` late.
+    /// The reply comes `slow_millis` late, or is `w:TimedOut` after the request's OperationTimeout where that is over before.
     SlowReply = "slow-reply",
     /// The connection breaks and nothing is done.
     ConnectionLostBefore = "connection-lost-before",

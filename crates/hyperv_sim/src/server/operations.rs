@@ -82,10 +82,7 @@ impl Service {
         if strikes(FaultRule::ConnectionLostBefore) {
             return Outgoing::Lost;
         }
-        if strikes(FaultRule::SlowReply) {
-            self.engine
-                .pause(Duration::from_millis(self.engine.knobs().slow_millis));
-        }
+        let slow = strikes(FaultRule::SlowReply);
         let result = match self.refused(&request, &on, vm) {
             Some(fault) => Err(fault.into()),
             None => self.operate(&request, vm),
@@ -93,7 +90,8 @@ impl Service {
         if strikes(FaultRule::ConnectionLostAfter) {
             return Outgoing::Lost;
         }
-        let result = if strikes(FaultRule::TimedOut) {
+        let in_time = !slow || self.linger(&request);
+        let result = if strikes(FaultRule::TimedOut) || !in_time {
             Err(
                 Fault::timed_out("the operation took too long; it was carried out all the same")
                     .into(),
@@ -102,6 +100,14 @@ impl Service {
             result
         };
         self.write(&request, result)
+    }
+
+    /// Waits as long as a slow reply takes; false where the request wants its answer before, at that time.
+    fn linger(&self, request: &Request) -> bool {
+        let slow = Duration::from_millis(self.engine.knobs().slow_millis);
+        let timeout = request.header.timeout.filter(|timeout| *timeout < slow);
+        self.engine.pause(timeout.unwrap_or(slow));
+        timeout.is_none()
     }
 
     /// Returns the fault that a rule answers with in place of the operation.

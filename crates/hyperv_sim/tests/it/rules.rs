@@ -151,6 +151,21 @@ async fn connections_break_before_or_after_and_a_busy_host_says_503() {
     let asked = std::time::Instant::now();
     sim.query(QUERY).await;
     assert!(asked.elapsed().as_millis() >= 150);
+    // One that is slower than the request allows is cut: the method ran all the same.
+    let c = sim.add_vm("c", 2).await;
+    sim.set("slow_millis", "600000").await;
+    sim.fault(FaultRule::SlowReply, on, Some(1)).await;
+    let mut request = destroy(&c.id);
+    request.header.timeout = Some(std::time::Duration::from_millis(200));
+    let answer = sim.send(&request).await.unwrap();
+    assert!(
+        matches!(answer.reply, wsman::Reply::Fault(fault) if fault.class() == FaultClass::ResultUnknown)
+    );
+    while sim
+        .try_ctl(Command::VmShow { vm: "c".into() })
+        .await
+        .is_ok()
+    {}
 }
 
 #[tokio::test]

@@ -381,8 +381,12 @@ impl Sim {
             .epr("Job")
             .expect("a job")
             .get("InstanceID")
-            .unwrap()
-            .to_owned();
+            .unwrap();
+        self.job_end(id).await
+    }
+
+    /// Waits for a job's end.
+    pub(crate) async fn job_end(&self, id: &str) -> Instance {
         let query = format!("SELECT * FROM Msvm_ConcreteJob WHERE InstanceID = '{id}'");
         let until = Instant::now() + PATIENCE;
         loop {
