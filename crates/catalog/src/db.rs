@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::jobs::Rules;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection as _, Row as _, Transaction};
+use sqlx::{ConnectOptions, Connection as _, Row as _, SqlSafeStr as _, Transaction};
 use tokio::sync::watch;
 
 use crate::{CatalogError, ErrorKind};
@@ -19,7 +19,9 @@ pub(crate) type Pool = sqlx::SqlitePool;
 pub(crate) type Row = sqlx::sqlite::SqliteRow;
 pub(crate) type Builder = sqlx::QueryBuilder<Engine>;
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+/// The steps of the schema: version, name, statements. A step that was released never changes.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "first", include_str!("../migrations/0001_first.sql"))];
 
 /// How long a statement waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -286,10 +288,21 @@ async fn check_file(pool: &Pool) -> Result<(), CatalogError> {
 async fn migrate(pool: &Pool) -> Result<(), CatalogError> {
     let known = MIGRATIONS
         .iter()
-        .map(|migration| migration.version)
+        .map(|(version, _, _)| *version)
         .max()
         .unwrap_or(0);
-    MIGRATIONS.run(pool).await.map_err(|error| {
+    let steps = MIGRATIONS.iter().map(|(version, name, statements)| {
+        let statements = statements.into_sql_str();
+        Migration::new(
+            *version,
+            (*name).into(),
+            MigrationType::Simple,
+            statements,
+            false,
+        )
+    });
+    let migrator = Migrator::with_migrations(steps.collect());
+    migrator.run(pool).await.map_err(|error| {
         if let MigrateError::VersionMissing(found) = error {
             return CatalogError::NewerSchema { known, found };
         }

@@ -39,6 +39,32 @@ async fn settings_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn every_step_of_the_schema_is_taken() {
+    let world = World::empty().await;
+    world.catalog.close().await;
+    let file = options(&world.dir).file;
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite://{}", file.display()))
+        .await
+        .unwrap();
+    let taken: Vec<(i64, String)> =
+        sqlx::query_as("SELECT version, description FROM _sqlx_migrations ORDER BY version")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    pool.close().await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let taken = taken
+        .iter()
+        .map(|(version, name)| format!("{version:04}_{name}.sql"));
+    assert!(taken.eq(names.iter().cloned()), "{names:?}");
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_program_is_refused_by_name() {
     let world = World::empty().await;
     world.catalog.close().await;
