@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::agent_v1::{Assignment, Event, EventKind, Figures, Progress};
 use api_client::Agent;
 use model::{Fence, JobId, MIB};
-use pipeline::{Cancel, Options};
+use pipeline::{Cancel, Options, RateLimit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -36,6 +36,7 @@ pub(crate) struct JobContext {
     changed: Notify,
     stopped: CancellationToken,
     pipelines: Cancel,
+    rate: Option<RateLimit>,
     /// Bytes of the running step: parts that are done, the running part, all; updated without a lock.
     done: AtomicU64,
     within: AtomicU64,
@@ -51,7 +52,7 @@ struct Pending {
 }
 
 impl JobContext {
-    pub(crate) fn new(server: Agent, assignment: &Assignment) -> Self {
+    pub(crate) fn new(server: Agent, assignment: &Assignment, rate: Option<RateLimit>) -> Self {
         Self {
             server,
             job: assignment.job,
@@ -60,6 +61,7 @@ impl JobContext {
             changed: Notify::new(),
             stopped: CancellationToken::new(),
             pipelines: Cancel::new(),
+            rate,
             done: AtomicU64::new(0),
             within: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -74,6 +76,7 @@ impl JobContext {
                 done.progress_within(progress.bytes_done);
             })),
             cancel: context.pipelines.clone(),
+            rate: context.rate.clone(),
             ..Options::default()
         }
     }

@@ -28,5 +28,6 @@ mod worker;
 
 pub use enroll::{Enrolled, enroll};
 pub use options::{EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes};
+pub use pipeline::RateLimit;
 pub use record::{RECORDED, RecordOptions, Recorded, record};
 pub use worker::run;

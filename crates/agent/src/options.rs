@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pipeline::RateLimit;
 use plan::restore::ReservePolicy;
 
 /// How to enrol.
@@ -72,4 +73,6 @@ pub struct RunOptions {
     pub slots: u32,
     /// How a running VM on several volumes is backed up by the VSS method.
     pub several_volumes: SeveralVolumes,
+    /// How fast all jobs together read and write disks; as fast as it goes without.
+    pub rate: Option<RateLimit>,
 }

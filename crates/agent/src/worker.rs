@@ -203,7 +203,8 @@ async fn turn(
         monitor.inventory_wanted.notify_one();
     }
     if let Some(assignment) = reply.assignment {
-        let context = Arc::new(JobContext::new(server.clone(), &assignment));
+        let rate = shared.options.rate.clone();
+        let context = Arc::new(JobContext::new(server.clone(), &assignment, rate));
         shared
             .running()
             .insert(assignment.job, Arc::clone(&context));

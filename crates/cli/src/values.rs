@@ -1,6 +1,7 @@
 //! Values on the command line that are more than a word: durations, pairs, secrets in files.
 
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,6 +42,11 @@ pub(crate) fn show_duration(secs: u64) -> String {
 /// Reads a size such as `64MiB`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     model::parse_size(text).map_err(|error| error.to_string())
+}
+
+/// Reads bytes per second, such as `100MiB`.
+pub(crate) fn rate(text: &str) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(size(text)?).ok_or_else(|| "nothing would ever move".to_owned())
 }
 
 /// Reads `NAME=VALUE`.

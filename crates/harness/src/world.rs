@@ -208,6 +208,12 @@ impl World {
         self.agents[host].1 = Some(process);
     }
 
+    /// Starts the agent of a host anew, reading and writing disks at this rate: what is to be interrupted then lasts.
+    pub fn slow_agent(&mut self, host: usize, rate: &str) {
+        self.kill_agent(host);
+        self.start_agent_with(host, &["--max-rate", rate]);
+    }
+
     /// Kills the agent of a host as `kill -9` does.
     pub fn kill_agent(&mut self, host: usize) {
         if let Some(agent) = self.agents[host].1.take() {

@@ -23,7 +23,7 @@ mod verify;
 pub use backup::{BackupSession, ImageFigures, ImageOutcome, Plan, SessionFigures};
 pub use error::{BackupError, RestoreError, VerifyError};
 pub use link::{BackupLink, FetchedChunk, RestoreLink};
-pub use options::{Cancel, Options, Progress};
+pub use options::{Cancel, Options, Progress, RateLimit};
 pub use restore::{RestoreFigures, RestoreOutcome, restore_image};
 pub use source::{FileTarget, ImageSource, ImageTarget, PlainFile};
 pub use verify::{Piece, WrittenPieces, image_digest, verify_image};

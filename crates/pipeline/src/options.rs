@@ -1,11 +1,14 @@
 //! What a caller may set.
 
 use std::fmt;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use model::ByteRange;
+
+use crate::backup::lock;
 
 /// Tells a running pipeline to stop. Clones share the wish.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +42,50 @@ pub struct Progress {
     pub bytes_total: u64,
 }
 
+/// Most bytes per second that are read from and written to images, in all. Clones share what is left of it.
+#[derive(Clone, Debug)]
+pub struct RateLimit(Arc<RateState>);
+
+#[derive(Debug)]
+struct RateState {
+    bytes_per_second: NonZeroU64,
+    /// When the bytes handed out so far will have had their time.
+    free_at: Mutex<Instant>,
+}
+
+impl RateLimit {
+    /// How long a cancelled run waits at most.
+    const GLANCE: Duration = Duration::from_millis(50);
+
+    /// Makes one of which nothing is used.
+    #[must_use]
+    pub fn new(bytes_per_second: NonZeroU64) -> Self {
+        Self(Arc::new(RateState {
+            bytes_per_second,
+            free_at: Mutex::new(Instant::now()),
+        }))
+    }
+
+    /// Waits until so many bytes may go; ends early where the run is cancelled.
+    fn wait(&self, bytes: u64, cancel: &Cancel) {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.0.bytes_per_second.get());
+        let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let due = {
+            let mut free_at = lock(&self.0.free_at);
+            let due = (*free_at).max(Instant::now());
+            *free_at = due.checked_add(time).unwrap_or(due);
+            due
+        };
+        while !cancel.is_cancelled() {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(Self::GLANCE));
+        }
+    }
+}
+
 /// Settings of a backup, restore or verification.
 #[derive(Clone, Default)]
 pub struct Options {
@@ -50,6 +97,8 @@ pub struct Options {
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     /// Stops the run.
     pub cancel: Cancel,
+    /// How fast images are read and written; as fast as it goes without.
+    pub rate: Option<RateLimit>,
 }
 
 impl Options {
@@ -57,6 +106,13 @@ impl Options {
     pub(crate) fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         self.threads.unwrap_or_else(cores).get()
+    }
+
+    /// Waits until so many bytes of an image may be read or written.
+    pub(crate) fn pace(&self, bytes: u64) {
+        if let Some(rate) = &self.rate {
+            rate.wait(bytes, &self.cancel);
+        }
     }
 }
 
@@ -66,6 +122,7 @@ impl fmt::Debug for Options {
             .field("threads", &self.threads)
             .field("ranges", &self.ranges)
             .field("cancel", &self.cancel)
+            .field("rate", &self.rate)
             .finish_non_exhaustive()
     }
 }

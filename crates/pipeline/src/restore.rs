@@ -204,6 +204,7 @@ fn write_windows(
             }
             let mut data = 0;
             for range in &window.data {
+                options.pace(range.len() as u64);
                 let offset = window.range.offset + range.start as u64;
                 target
                     .write(offset, &window.bytes[range.clone()])

@@ -72,7 +72,10 @@ pub fn verify_image(
     for_each(tasks.len(), options, |buffer, place| {
         let piece = &tasks[place];
         let same = match piece.hash {
-            Some(hash) => hash_mib(read(read_back, piece.range, buffer)?) == hash,
+            Some(hash) => {
+                options.pace(piece.range.len);
+                hash_mib(read(read_back, piece.range, buffer)?) == hash
+            }
             None => is_zero_range(read_back, piece.range, buffer)?,
         };
         meter.add(piece.range.len);
@@ -107,6 +110,7 @@ pub fn image_digest(
                 len: mib.min(len - offset),
             };
             if range.len < mib || !is_known_zero(source, range)? {
+                options.pace(range.len);
                 let hash = hash_mib(read(source, range, buffer)?);
                 lock(&hashes)[place] = hash;
             }

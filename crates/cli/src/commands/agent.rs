@@ -1,5 +1,6 @@
 //! `reprise agent enroll|run|record`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use agent::{EnrollOptions, HostAuth, HostOptions, RecordOptions, RunOptions, SeveralVolumes};
@@ -77,6 +78,9 @@ struct RunArgs {
     /// What a backup by the VSS method does with a running VM whose files lie on several volumes
     #[arg(long, value_enum, value_name = "HOW", default_value_t = SeveralVolumesName::Refuse)]
     several_volumes: SeveralVolumesName,
+    /// Most bytes per second that all jobs together read from disks and write to them; bounds the network as well
+    #[arg(long, value_name = "SIZE", value_parser = values::rate)]
+    max_rate: Option<NonZeroU64>,
     /// New file that gets what is sent to the host and what it answers, without names and addresses
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -183,6 +187,7 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
                     SeveralVolumesName::Pause => SeveralVolumes::Pause,
                     SeveralVolumesName::Save => SeveralVolumes::Save,
                 },
+                rate: args.max_rate.map(agent::RateLimit::new),
             };
             let stop = CancellationToken::new();
             let asked = stop.clone();

@@ -3,18 +3,19 @@
 use harness::{DiskSpec, World, make_disk};
 
 use crate::support::{
-    EXE, MIB, assert_host_is_clean, assert_points_verify, destroy_vm, guest_write, points, text,
+    EXE, MIB, SLOW, assert_host_is_clean, assert_points_verify, destroy_vm, guest_write, points,
+    text,
 };
 
-/// An installation whose backups and restores take long enough to be interrupted.
+/// An installation with a VM whose backup and restore take 16 s at least when its agent is a slow one.
 fn world_with_big_vm() -> World {
     let world = World::with_host(EXE);
     let file = world.path("big.vhdx");
     make_disk(
         &file,
         DiskSpec {
-            size: 384 * MIB,
-            data: 384 * MIB,
+            size: 256 * MIB,
+            data: 256 * MIB,
             seed: 3,
         },
     );
@@ -43,8 +44,10 @@ fn wait_for_middle(world: &World, id: &str, step: &str) {
 
 /// After an interrupted backup: the job ends, the host is clean, the next backup succeeds, everything verifies and
 /// restores.
-fn assert_recovered(world: &World, id: &str) {
+fn assert_recovered(world: &mut World, id: &str) {
     world.wait_for_job(id, &["succeeded", "warnings", "failed"]);
+    world.kill_agent(0);
+    world.start_agent(0);
     world.wait_for_host("HV01", "ready");
     guest_write(world, "big", 0, 7 * MIB, MIB, 77);
     let content = world.hosts[0].guest_hash("big", 0);
@@ -61,31 +64,34 @@ fn assert_recovered(world: &World, id: &str) {
 #[test]
 fn the_agent_killed_in_mid_backup() {
     let mut world = world_with_big_vm();
+    world.slow_agent(0, SLOW);
     let id = text(&world.cli.json(&["backup", "start", "big"])["id"]).to_owned();
     wait_for_middle(&world, &id, "read");
     world.kill_agent(0);
     world.start_agent(0);
-    assert_recovered(&world, &id);
+    assert_recovered(&mut world, &id);
 }
 
 #[test]
 fn the_server_killed_in_mid_backup() {
     let mut world = world_with_big_vm();
+    world.slow_agent(0, SLOW);
     let id = text(&world.cli.json(&["backup", "start", "big"])["id"]).to_owned();
     wait_for_middle(&world, &id, "read");
     world.kill_server();
     world.start_server();
-    assert_recovered(&world, &id);
+    assert_recovered(&mut world, &id);
 }
 
 #[test]
 fn the_host_killed_in_mid_backup() {
     let mut world = world_with_big_vm();
+    world.slow_agent(0, SLOW);
     let id = text(&world.cli.json(&["backup", "start", "big"])["id"]).to_owned();
     wait_for_middle(&world, &id, "read");
     world.hosts[0].kill();
     world.hosts[0].start();
-    assert_recovered(&world, &id);
+    assert_recovered(&mut world, &id);
 }
 
 #[test]
@@ -94,6 +100,7 @@ fn the_agent_killed_in_mid_restore() {
     let content = world.hosts[0].guest_hash("big", 0);
     world.back_up("big", &[]);
     destroy_vm(&world, 0, "big");
+    world.slow_agent(0, SLOW);
     let id = text(&world.cli.json(&["restore", "start", "big"])["id"]).to_owned();
     wait_for_middle(&world, &id, "send");
     world.kill_agent(0);
@@ -111,7 +118,8 @@ fn the_agent_killed_in_mid_restore() {
 
 #[test]
 fn a_backup_cancelled_in_the_middle_leaves_nothing() {
-    let world = world_with_big_vm();
+    let mut world = world_with_big_vm();
+    world.slow_agent(0, SLOW);
     let id = text(&world.cli.json(&["backup", "start", "big"])["id"]).to_owned();
     wait_for_middle(&world, &id, "read");
     world.cli.run(&["job", "cancel", &id]).expect(0);

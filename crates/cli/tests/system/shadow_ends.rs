@@ -2,13 +2,14 @@
 
 use harness::World;
 
-use crate::support::{EXE, MIB, add_vm, assert_points_verify, job_id, points, text};
+use crate::support::{EXE, MIB, SLOW, add_vm, assert_points_verify, job_id, points, text};
 
 #[test]
 fn a_shadow_copy_that_vanishes_under_way_costs_a_second_run() {
-    let world = World::with_host(EXE);
+    let mut world = World::with_host(EXE);
     add_vm(&world, 0, "big", &[256, 256]);
     let content = world.hosts[0].guest_hash("big", 1);
+    world.slow_agent(0, SLOW);
     let id = job_id(
         &world
             .cli
@@ -31,6 +32,8 @@ fn a_shadow_copy_that_vanishes_under_way_costs_a_second_run() {
     assert_eq!(job["attempt"], 2);
     assert_eq!(world.hosts[0].shadows(), Vec::<String>::new());
     assert_eq!(points(&world, "big").len(), 1);
+    world.kill_agent(0);
+    world.start_agent(0);
     assert_points_verify(&world, "big");
     world.restore("big", &["--to", "HV01", "--name", "copy"]);
     assert_eq!(world.hosts[0].guest_hash("copy", 1), content);
@@ -38,8 +41,9 @@ fn a_shadow_copy_that_vanishes_under_way_costs_a_second_run() {
 
 #[test]
 fn a_cancelled_backup_leaves_no_shadow_copy() {
-    let world = World::with_host(EXE);
+    let mut world = World::with_host(EXE);
     add_vm(&world, 0, "big", &[512]);
+    world.slow_agent(0, SLOW);
     let id = job_id(
         &world
             .cli

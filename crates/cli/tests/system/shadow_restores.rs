@@ -4,7 +4,8 @@ use harness::{DiskSpec, World, disk_hash, find_step, make_disk};
 
 use crate::shadows::{add_vm_at, grow_tree};
 use crate::support::{
-    EXE, MIB, assert_points_verify, destroy_vm, guest_write, job_id, points, text, world_with_vm,
+    EXE, MIB, SLOW, assert_points_verify, destroy_vm, guest_write, job_id, points, text,
+    world_with_vm,
 };
 
 /// Every `.avhdx` below a folder.
@@ -67,11 +68,11 @@ fn s20_a_tree_of_checkpoints_comes_back_as_one_disk_with_the_current_state() {
 
 #[test]
 fn s21_the_files_of_a_chain_are_there_from_the_start_and_gone_at_the_end() {
-    let world = World::with_host(EXE);
+    let mut world = World::with_host(EXE);
     let file = world.path("big.vhdx");
     let spec = DiskSpec {
-        size: 384 * MIB,
-        data: 256 * MIB,
+        size: 256 * MIB,
+        data: 128 * MIB,
         seed: 5,
     };
     make_disk(&file, spec);
@@ -85,6 +86,7 @@ fn s21_the_files_of_a_chain_are_there_from_the_start_and_gone_at_the_end() {
     let content = world.hosts[0].guest_hash("big", 0);
     world.back_up("big", &["--method", "vss"]);
 
+    world.slow_agent(0, SLOW);
     let folder = r"D:\back";
     let id = job_id(&world.cli.json(&[
         "restore", "start", "big", "--to", "HV01", "--name", "back", "--folder", folder,
@@ -133,8 +135,8 @@ fn an_agent_killed_while_a_chain_comes_back_begins_anew_and_leaves_nothing() {
     let mut world = World::with_host(EXE);
     let file = world.path("big.vhdx");
     let spec = DiskSpec {
-        size: 512 * MIB,
-        data: 384 * MIB,
+        size: 256 * MIB,
+        data: 128 * MIB,
         seed: 5,
     };
     make_disk(&file, spec);
@@ -145,6 +147,7 @@ fn an_agent_killed_while_a_chain_comes_back_begins_anew_and_leaves_nothing() {
     guest_write(&world, "big", 0, 8 * MIB, 64 * MIB, 6);
     let content = world.hosts[0].guest_hash("big", 0);
     world.back_up("big", &["--method", "vss"]);
+    world.slow_agent(0, SLOW);
     let id = job_id(&world.cli.json(&[
         "restore", "start", "big", "--to", "HV01", "--name", "back", "--folder", r"D:\back",
     ]));

@@ -4,7 +4,7 @@ use harness::{DiskSpec, World, find_step, make_disk};
 use serde_json::Value;
 
 use crate::support::{
-    EXE, MIB, add_vm, assert_points_verify, guest_write, points, text, world_with_vm,
+    EXE, MIB, SLOW, add_vm, assert_points_verify, guest_write, points, text, world_with_vm,
 };
 
 /// Adds a VM of a generation with disks at these paths, 48 MiB each, half of it data; it runs.
@@ -304,19 +304,20 @@ fn an_agent_killed_while_shadow_copies_are_made_leaves_none_and_no_held_vm() {
     world.kill_agent(0);
     world.start_agent_with(0, &["--several-volumes", "pause"]);
     world.wait_for_host("HV01", "ready");
-    world.hosts[0].ctl(&["fault", "set", "shadow_millis=2000"]);
+    world.hosts[0].ctl(&["fault", "set", "slow_millis=600000"]);
+    let method = "Win32_ShadowCopy.Create";
+    world.hosts[0].ctl(&["fault", "add", "slow-reply", "--on", method, "--times", "1"]);
     let id = text(
         &world
             .cli
             .json(&["backup", "start", "two", "--method", "vss"])["id"],
     )
     .to_owned();
-    // One is there, the next is being made.
+    // One is there, and the agent has not heard of it.
     world.wait_for("the first shadow copy", || {
         (!world.hosts[0].shadows().is_empty()).then_some(())
     });
     world.kill_agent(0);
-    world.hosts[0].ctl(&["fault", "set", "shadow_millis=0"]);
     assert_eq!(text(&world.hosts[0].vm("two").unwrap()["state"]), "paused");
     world.start_agent_with(0, &["--several-volumes", "pause"]);
     let job = world.wait_for_job(&id, &["succeeded", "warnings", "failed"]);
@@ -331,6 +332,7 @@ fn an_agent_killed_while_shadow_copies_are_made_leaves_none_and_no_held_vm() {
 fn an_agent_killed_while_it_reads_leaves_no_shadow_copy() {
     let mut world = World::with_host(EXE);
     add_vm(&world, 0, "big", &[512]);
+    world.slow_agent(0, SLOW);
     let id = text(
         &world
             .cli

@@ -7,6 +7,8 @@ use serde_json::Value;
 
 /// The executable under test.
 pub(crate) const EXE: &str = env!("CARGO_BIN_EXE_reprise");
+/// How fast an agent goes that is to be interrupted.
+pub(crate) const SLOW: &str = "16MiB";
 /// A MiB.
 pub(crate) const MIB: u64 = 1 << 20;
 

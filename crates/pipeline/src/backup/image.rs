@@ -41,7 +41,6 @@ pub(super) fn full(
         if let Some(leaf) = leaf {
             lock(&leaves).insert(region, leaf);
         }
-        run.meter.add(len);
         Ok(())
     })?;
     let mut sink = NodePacks {
@@ -93,8 +92,6 @@ pub(super) fn changed(
         let tree = Tree::new(root, &nodes, &session.names);
         let edited = run.changed_group(worker, group, &tree)?;
         lock(&leaves).extend(edited);
-        run.meter
-            .add(group.iter().map(|(_, ranges)| bytes_of(ranges)).sum());
         Ok(())
     })?;
     let mut sink = NodePacks {
@@ -152,8 +149,7 @@ impl<'a> ImageRun<'a> {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    let mut worker =
-                        Worker::new(self.source, &session.names, &session.packer, &self.counters);
+                    let mut worker = Worker::new(self.source, session, &self.counters);
                     while !stop.load(Ordering::Relaxed) {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= count {
@@ -194,10 +190,13 @@ impl<'a> ImageRun<'a> {
                 source,
             })?;
         if extents.iter().all(|extent| extent.kind == ExtentKind::Zero) {
+            self.meter.add(range.len);
             return Ok((None, zero_hashes(range.len).collect()));
         }
         let mut hashes = Vec::with_capacity(64);
-        worker.read_range(range, false, Some(&mut hashes))?;
+        worker.read_range(range, false, Some(&mut hashes), |bytes| {
+            self.meter.add(bytes);
+        })?;
         let runs = worker.take_runs()?.into_iter().map(|(_, _, run)| run);
         let leaf = Leaf::from_runs(cells, runs).map_err(BackupError::Tree)?;
         let id = if leaf.is_hole() {
@@ -220,10 +219,13 @@ impl<'a> ImageRun<'a> {
             let offset = region * REGION_BYTES;
             let len = REGION_BYTES.min(self.source.len() - offset);
             if bytes_of(ranges) >= len / 2 && is_fragmented(base)? {
-                worker.read_range(ByteRange { offset, len }, false, None)?;
+                worker.read_range(ByteRange { offset, len }, false, None, |_| ())?;
+                self.meter.add(bytes_of(ranges));
             } else {
                 for range in ranges {
-                    worker.read_range(*range, true, None)?;
+                    worker.read_range(*range, true, None, |bytes| {
+                        self.meter.add(bytes);
+                    })?;
                 }
             }
             worker.end_region();

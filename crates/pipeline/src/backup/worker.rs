@@ -18,8 +18,9 @@ use store::{
 };
 use vhdx::ExtentKind;
 
+use super::BackupSession;
 use super::packer::Packer;
-use crate::{BackupError, ImageSource};
+use crate::{BackupError, ImageSource, Options};
 
 /// Bytes that are read and handled together.
 pub(super) const PIECE_BYTES: u64 = 4 << 20;
@@ -58,6 +59,7 @@ pub(super) struct Worker<'a> {
     names: &'a SessionKeys,
     packer: &'a Packer,
     counters: &'a Counters,
+    options: &'a Options,
     cutter: Cutter,
     encoder: Encoder,
 
@@ -85,16 +87,21 @@ pub(super) struct Worker<'a> {
 impl<'a> Worker<'a> {
     pub(super) fn new(
         source: &'a dyn ImageSource,
-        names: &'a SessionKeys,
-        packer: &'a Packer,
+        session: &'a BackupSession,
         counters: &'a Counters,
     ) -> Self {
+        let BackupSession {
+            packer,
+            names,
+            options,
+        } = session;
         let capacity = usize::try_from(PIECE_BYTES).expect("4 MiB") + CHUNK_MAX_BYTES;
         Self {
             source,
             names,
             packer,
             counters,
+            options,
             cutter: names.cutter(),
             encoder: Encoder::new(),
             region: 0,
@@ -113,12 +120,13 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads a range of a region (from a cell on, to a cell's or the image's end) and cuts it. `hashes` gets the hash of
-    /// each MiB; then the range must begin with one.
+    /// each MiB; then the range must begin with one. `done` hears of bytes as they are read.
     pub(super) fn read_range(
         &mut self,
         range: ByteRange,
         join: bool,
         mut hashes: Option<&mut Vec<Option<MibHash>>>,
+        done: impl Fn(u64),
     ) -> Result<(), BackupError> {
         self.region = range.offset / REGION_BYTES;
         self.cell = u16::try_from(range.offset % REGION_BYTES / CELL_BYTES as u64)
@@ -150,6 +158,7 @@ impl<'a> Worker<'a> {
                 self.by_content = !join;
             }
             at += len;
+            done(len);
         }
         Ok(())
     }
@@ -212,6 +221,7 @@ impl<'a> Worker<'a> {
             match extent.kind {
                 ExtentKind::Zero => part.fill(0),
                 ExtentKind::Data => {
+                    self.options.pace(len as u64);
                     self.source
                         .read_at(part, extent.offset)
                         .map_err(failed(extent.offset))?;
