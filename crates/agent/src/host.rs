@@ -8,7 +8,7 @@ use api::agent_v1::{HostIdentity, Inventory, InventoryDisk, InventoryVm, Readine
 use hyperv::{
     Authentication, Credentials, Endpoint, Host, HostFacts, HostFiles, PathMap, Recorder, VmSummary,
 };
-use model::{ControllerKind, Generation, PowerState};
+use model::{ControllerKind, Generation, PowerState, VmConfig};
 use secrecy::SecretString;
 
 use crate::options::{HostAuth, HostOptions};
@@ -175,6 +175,11 @@ fn inventory_vm(vm: &VmSummary) -> InventoryVm {
             .map(|item| item.what.clone())
             .collect(),
     }
+}
+
+/// Returns the MAC addresses of a VM's adapters.
+pub(crate) fn macs(vm: &VmConfig) -> Vec<String> {
+    vm.nics.iter().filter_map(|nic| nic.mac.clone()).collect()
 }
 
 /// Shows a slot: `scsi 0:1`.

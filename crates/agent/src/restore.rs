@@ -17,6 +17,7 @@ mod undo;
 mod verify;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use api::agent_v1::{OpenRestore, RestoreWork, VoidBases};
 use model::{HumanBytes, JobId, VmId, host_path};
@@ -73,6 +74,7 @@ impl Restore<'_> {
             .step("kind", async { Ok(((), kind_text(&plan))) })
             .await?;
         let session = context.step("connect", self.connect(&plan)).await?;
+        let began = Instant::now();
         let mut written = context.step("send", self.receive(&plan, &session)).await?;
         let vm = context
             .step("restore", self.put_in_place(&plan, &mut written))
@@ -80,14 +82,17 @@ impl Restore<'_> {
         context
             .step("verify", self.verify(&plan, &written, vm))
             .await?;
+        self.shared
+            .measured_restore(plan.bytes.fetch_bytes, began.elapsed());
         self.start(&plan, vm).await;
         Ok(())
     }
 
     /// Gathers facts and plans; refuses where there is no room (S12).
     async fn plan(&self) -> Result<(RestorePlan, String), JobError> {
-        let facts = self.facts().await?;
-        let plan = plan_restore(&self.work.point, &self.work.wish, &facts)?;
+        let work = self.work;
+        let facts = facts::gather(self.shared, &work.point, &work.wish, Vec::new()).await?;
+        let plan = plan_restore(&work.point, &work.wish, &facts)?;
         for warning in &plan.warnings {
             self.context.warning(warning.clone());
         }

@@ -4,6 +4,7 @@
 //! that is impossible the agent is not ready, and says so.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 use api::agent_v1::{CertificateRequest, Finish, Outcome, PollRequest, Readiness, Work};
 use api_client::{Agent, Kind};
 use hyperv::{Host, HostFiles};
-use model::{Fence, JobId};
+use model::{Fence, JobId, MIB};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,9 @@ const UNREADY_PAUSE: Duration = Duration::from_secs(2);
 /// How long running jobs may take to clean up when the agent is stopped.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 
+/// A restore of less says little about how fast the next one will be.
+const TELLING_BYTES: u64 = 64 * MIB;
+
 /// What the agent's tasks share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -48,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) inventory_turn: Semaphore,
     /// One shadow copy is made at a time.
     pub(crate) shadow_turn: Semaphore,
+    /// Bytes a second of the last restore that was large enough to tell; 0 before.
+    restore_rate: AtomicU64,
 }
 
 /// Runs the agent until `shutdown`.
@@ -68,6 +74,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         job_ended: Notify::new(),
         inventory_turn: Semaphore::new(1),
         shadow_turn: Semaphore::new(1),
+        restore_rate: AtomicU64::new(0),
     });
     let tasks = TaskTracker::new();
     info!(agent = %identity.agent, "agent of {} starts", identity.url);
@@ -146,6 +153,20 @@ impl Shared {
             .values()
             .map(|context| (context.job, context.fence))
             .collect()
+    }
+
+    /// Takes note of how fast a restore was.
+    pub(crate) fn measured_restore(&self, bytes: u64, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        if bytes >= TELLING_BYTES {
+            let rate = bytes.saturating_mul(1000) / millis;
+            self.restore_rate.store(rate, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the bytes a second of the last restore that was large enough to tell.
+    pub(crate) fn restore_rate(&self) -> Option<u64> {
+        Some(self.restore_rate.load(Ordering::Relaxed)).filter(|&rate| rate > 0)
     }
 
     /// Returns the jobs that run now.

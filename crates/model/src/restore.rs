@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskId, HostId, PointId, VmId};
+use crate::{DiskId, HostId, PointId, Timestamp, VmId};
 
 /// A restore as it was asked for, with names already resolved to ids by the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct RestoreWish {
     /// What the VM does afterwards.
     #[serde(default)]
     pub power: PowerAfter,
+    /// The moment that names which were not given are made from; `None` takes the moment of the restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_at: Option<Timestamp>,
 }
 
 /// A whole VM or some disks.

@@ -2,64 +2,87 @@
 
 use std::sync::Arc;
 
-use plan::restore::{HostFacts, VmOnHost, Volume, wanted_paths};
+use model::{MIB, RecoveryPoint, RestoreWish};
+use plan::restore::{HostFacts, Rate, RateBasis, VmElsewhere, VmOnHost, Volume, wanted_paths};
 
-use super::Restore;
 use crate::clock;
 use crate::errors::{files_error, host_error};
 use crate::job::JobError;
+use crate::worker::Shared;
 
-impl Restore<'_> {
-    /// Gathers what the plan needs to know of the host; changes nothing.
-    pub(super) async fn facts(&self) -> Result<HostFacts, JobError> {
-        let host = &self.shared.host;
-        let found = host.facts().await.map_err(host_error)?;
-        let vms = host.vms().await.map_err(host_error)?;
-        let mut facts = HostFacts {
-            id: found.id,
-            name: found.name,
-            now: clock::now(),
-            default_disk_folder: found.default_disk_folder,
-            default_config_folder: found.default_config_folder,
-            volumes: found
-                .volumes
-                .into_iter()
-                .map(|volume| Volume {
-                    path: volume.path,
-                    capacity_bytes: volume.capacity_bytes,
-                    free_bytes: volume.free_bytes,
-                })
-                .collect(),
-            switches: found.switches,
-            vms: vms
-                .into_iter()
-                .map(|vm| VmOnHost {
-                    id: vm.config.id,
-                    files: vm
-                        .config
-                        .disks()
-                        .map(|(_, _, path)| path.to_owned())
-                        .collect(),
-                    name: vm.config.name,
-                })
-                .collect(),
-            existing: Vec::new(),
-            reserve: self.shared.options.reserve,
-        };
-        let mut wanted = wanted_paths(&self.work.point, &self.work.wish, &facts)?;
-        // On a volume the host does not have, nothing exists; the plan refuses such a path by name.
-        wanted.retain(|path| facts.volume_of(path).is_some());
-        let files = Arc::clone(&self.shared.files);
-        let looked = tokio::task::spawn_blocking(move || {
-            let mut existing = Vec::new();
-            for path in wanted {
-                if files.stat(&path).map_err(files_error)?.is_some() {
-                    existing.push(path);
-                }
+/// What a restore is taken to bring in a second before one was measured: what a network of 1 Gbit/s carries.
+const ASSUMED_BYTES_PER_SEC: u64 = 100 * MIB;
+
+/// Gathers what a plan needs to know of the host; changes nothing.
+pub(super) async fn gather(
+    shared: &Shared,
+    point: &RecoveryPoint,
+    wish: &RestoreWish,
+    elsewhere: Vec<VmElsewhere>,
+) -> Result<HostFacts, JobError> {
+    let host = &shared.host;
+    let found = host.facts().await.map_err(host_error)?;
+    let vms = host.vms().await.map_err(host_error)?;
+    let mut facts = HostFacts {
+        id: found.id,
+        name: found.name,
+        now: clock::now(),
+        default_disk_folder: found.default_disk_folder,
+        default_config_folder: found.default_config_folder,
+        volumes: found
+            .volumes
+            .into_iter()
+            .map(|volume| Volume {
+                path: volume.path,
+                capacity_bytes: volume.capacity_bytes,
+                free_bytes: volume.free_bytes,
+            })
+            .collect(),
+        switches: found.switches,
+        vms: vms
+            .into_iter()
+            .map(|vm| VmOnHost {
+                id: vm.config.id,
+                files: vm
+                    .config
+                    .disks()
+                    .map(|(_, _, path)| path.to_owned())
+                    .collect(),
+                macs: crate::host::macs(&vm.config),
+                name: vm.config.name,
+            })
+            .collect(),
+        elsewhere,
+        existing: Vec::new(),
+        reserve: shared.options.reserve,
+        rate: Some(rate(shared)),
+    };
+    let mut wanted = wanted_paths(point, wish, &facts);
+    // On a volume the host does not have, nothing exists; the plan refuses such a path by name.
+    wanted.retain(|path| facts.volume_of(path).is_some());
+    let files = Arc::clone(&shared.files);
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut existing = Vec::new();
+        for path in wanted {
+            if files.stat(&path).map_err(files_error)?.is_some() {
+                existing.push(path);
             }
-            Ok::<_, JobError>(existing)
-        });
-        facts.existing = looked.await.map_err(crate::errors::task_error)??;
-        Ok(facts)
+        }
+        Ok::<_, JobError>(existing)
+    });
+    facts.existing = looked.await.map_err(crate::errors::task_error)??;
+    Ok(facts)
+}
+
+fn rate(shared: &Shared) -> Rate {
+    match shared.restore_rate() {
+        Some(bytes_per_sec) => Rate {
+            bytes_per_sec,
+            basis: RateBasis::Measured,
+        },
+        None => Rate {
+            bytes_per_sec: ASSUMED_BYTES_PER_SEC,
+            basis: RateBasis::Assumed,
+        },
     }
 }

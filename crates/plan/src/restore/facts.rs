@@ -2,6 +2,8 @@
 
 use model::{HostId, SwitchRef, Timestamp, VmId, host_path};
 
+use super::Rate;
+
 /// The target host as the agent found it.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
@@ -21,10 +23,14 @@ pub struct HostFacts {
     pub switches: Vec<SwitchRef>,
     /// VMs.
     pub vms: Vec<VmOnHost>,
+    /// VMs of other hosts that share an id, a MAC address or a name with this restore.
+    pub elsewhere: Vec<VmElsewhere>,
     /// Those of [`wanted_paths`](super::wanted_paths) that exist.
     pub existing: Vec<String>,
     /// How much stays free.
     pub reserve: ReservePolicy,
+    /// How fast a restore is; `None` where nothing is known.
+    pub rate: Option<Rate>,
 }
 
 /// A volume.
@@ -47,6 +53,21 @@ pub struct VmOnHost {
     pub name: String,
     /// Paths of its disk files.
     pub files: Vec<String>,
+    /// MAC addresses of its adapters.
+    pub macs: Vec<String>,
+}
+
+/// A VM of another host.
+#[derive(Clone, Debug)]
+pub struct VmElsewhere {
+    /// Id.
+    pub id: VmId,
+    /// Display name.
+    pub name: String,
+    /// Name of its host.
+    pub host: String,
+    /// MAC addresses of its adapters.
+    pub macs: Vec<String>,
 }
 
 /// What stays free on a volume.

@@ -6,18 +6,16 @@ use model::{
     DiskSource, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, Timestamp, host_path,
 };
 
-use super::{ChainFilePlan, HostFacts, Refusal};
+use super::{ChainFilePlan, Findings, HostFacts, Refusal};
 
 /// Returns the paths whose existence a plan must know: where the disks of this wish would be written.
 ///
-/// `facts` needs no [`existing`](HostFacts::existing) for this.
-pub fn wanted_paths(
-    point: &RecoveryPoint,
-    wish: &RestoreWish,
-    facts: &HostFacts,
-) -> Result<Vec<String>, Refusal> {
+/// `facts` needs no [`existing`](HostFacts::existing) for this. Paths that cannot be used are left out: the plan refuses
+/// them by name.
+#[must_use]
+pub fn wanted_paths(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts) -> Vec<String> {
     let mut paths = Vec::new();
-    for target in disk_targets(point, wish, facts)? {
+    for target in disk_targets(point, wish, facts, &mut Findings::default()) {
         for file in target.chain {
             if !host_path::same(&file.target_path, &target.path) {
                 paths.push(file.target_path);
@@ -25,20 +23,25 @@ pub fn wanted_paths(
         }
         paths.push(target.path);
     }
-    Ok(paths)
+    paths
 }
 
 /// Returns the display name of the restored VM.
-pub(super) fn vm_name(point: &RecoveryPoint, wish: &RestoreWish, now: Timestamp) -> String {
+pub(super) fn vm_name(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts) -> String {
     match (&wish.name, &wish.target) {
         (Some(name), _) => name.clone(),
         (None, RestoreTarget::Original) => point.vm.name.clone(),
         (None, RestoreTarget::Alternate { .. }) => {
             // Hyper-V takes at most 100 characters.
             let name: String = point.vm.name.chars().take(75).collect();
-            format!("{name}-restored-{}", minute(now))
+            format!("{name}-restored-{}", minute(moment(wish, facts)))
         }
     }
+}
+
+/// Returns the moment that default names are made from: a plan that is carried out later keeps its names.
+fn moment(wish: &RestoreWish, facts: &HostFacts) -> Timestamp {
+    wish.named_at.unwrap_or(facts.now)
 }
 
 /// Returns `yyyymmdd-hhmm` of a moment, in UTC.
@@ -82,12 +85,14 @@ pub(super) struct DiskTarget<'p> {
     pub(super) chain: Vec<ChainFilePlan>,
 }
 
-/// Returns each disk of the wish with the paths it is written to. No two are the same.
+/// Returns each disk of the wish with the paths it is written to. No two are the same. A disk for which there is no
+/// path is refused and left out.
 pub(super) fn disk_targets<'p>(
     point: &'p RecoveryPoint,
     wish: &RestoreWish,
     facts: &HostFacts,
-) -> Result<Vec<DiskTarget<'p>>, Refusal> {
+    found: &mut Findings,
+) -> Vec<DiskTarget<'p>> {
     let mut taken = BTreeSet::new();
     let mut targets = Vec::new();
     for disk in point.disk_sources() {
@@ -96,13 +101,24 @@ pub(super) fn disk_targets<'p>(
         {
             continue;
         }
-        let folder = disk_folder(point, wish, facts, &disk)?;
-        let path = free_name(&folder, disk.base_path, ".vhdx", &mut taken);
-        let path = host_path::check(&path)?;
-        let chain = chain_targets(point, &disk, &folder, &path, &mut taken)?;
-        targets.push(DiskTarget { disk, path, chain });
+        let target = disk_target(point, wish, facts, disk, &mut taken);
+        targets.extend(found.take(target));
     }
-    Ok(targets)
+    targets
+}
+
+fn disk_target<'p>(
+    point: &'p RecoveryPoint,
+    wish: &RestoreWish,
+    facts: &HostFacts,
+    disk: DiskSource<'p>,
+    taken: &mut BTreeSet<String>,
+) -> Result<DiskTarget<'p>, Refusal> {
+    let folder = disk_folder(point, wish, facts, &disk)?;
+    let path = free_name(&folder, disk.base_path, ".vhdx", taken);
+    let path = host_path::check(&path)?;
+    let chain = chain_targets(point, &disk, &folder, &path, taken)?;
+    Ok(DiskTarget { disk, path, chain })
 }
 
 /// Returns where the files of a chain are written, leaf first: under their own names beside the disk. The root of a VHDX
@@ -160,8 +176,11 @@ fn disk_folder(
         return Ok(host_path::check(folder)?);
     }
     let name = match wish.scope {
-        RestoreScope::Vm => vm_name(point, wish, facts.now),
-        RestoreScope::Disks { .. } => format!("{}-disks-{}", point.vm.name, minute(facts.now)),
+        RestoreScope::Vm => vm_name(point, wish, facts),
+        RestoreScope::Disks { .. } => {
+            let minute = minute(moment(wish, facts));
+            format!("{}-disks-{minute}", point.vm.name)
+        }
     };
     let folder = host_path::join(&facts.default_disk_folder, &host_path::name_from(&name));
     Ok(host_path::check(&folder)?)

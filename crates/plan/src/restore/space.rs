@@ -3,12 +3,11 @@
 use std::fmt;
 
 use model::{DiskSource, FileImage, HumanBytes, KIB, MIB, RecoveryPoint, host_path};
-use serde::Serialize;
 
-use super::{ChainFilePlan, DiskPlan, HostFacts, Refusal};
+use super::{ChainFilePlan, DiskPlan, Findings, HostFacts, Refusal};
 
 /// What a volume must have free, and has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeNeed {
     /// Mount path.
     pub path: String,
@@ -89,13 +88,14 @@ pub(super) fn chain_bytes(disk: &DiskSource<'_>, chain: &[ChainFilePlan], path: 
     all.saturating_add(peak)
 }
 
-/// Sums the need of each volume the plan writes to.
+/// Sums the need of each volume the plan writes to; refuses paths on no volume, and volumes that are too small.
 pub(super) fn needs(
     facts: &HostFacts,
     disks: &[DiskPlan],
     config_folder: Option<&str>,
     point: &RecoveryPoint,
-) -> Result<Vec<VolumeNeed>, Refusal> {
+    found: &mut Findings,
+) -> Vec<VolumeNeed> {
     let config_bytes = point
         .files
         .iter()
@@ -109,10 +109,13 @@ pub(super) fn needs(
     let writes = disk_writes.chain(config_folder.map(|folder| (folder, config_bytes)));
     let mut needs: Vec<VolumeNeed> = Vec::new();
     for (path, bytes) in writes {
-        let volume = facts.volume_of(path).ok_or_else(|| Refusal::NoVolume {
-            path: path.to_owned(),
-            host: facts.name.clone(),
-        })?;
+        let Some(volume) = facts.volume_of(path) else {
+            found.refuse(Refusal::NoVolume {
+                path: path.to_owned(),
+                host: facts.name.clone(),
+            });
+            continue;
+        };
         match needs
             .iter_mut()
             .find(|need| host_path::same(&need.path, &volume.path))
@@ -126,5 +129,13 @@ pub(super) fn needs(
             }),
         }
     }
-    Ok(needs)
+    let short: Vec<VolumeNeed> = needs
+        .iter()
+        .filter(|need| need.is_short())
+        .cloned()
+        .collect();
+    if !short.is_empty() {
+        found.refuse(Refusal::NotEnoughSpace { short });
+    }
+    needs
 }

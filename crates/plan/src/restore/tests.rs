@@ -1,7 +1,7 @@
 use model::{
     Consistency, ControllerKind, DiskFolder, DiskImage, Fence, FileImage, GIB, Generation, HostId,
-    ImageRef, JobId, MIB, Memory, NetworkMap, PointId, PointKind, SourceHost, SwitchRef, Timestamp,
-    VmConfig,
+    ImageRef, JobId, MIB, Memory, NetworkMap, PointKind, PowerAfter, PowerState, SourceHost,
+    SwitchRef, Timestamp, VmConfig,
 };
 
 use super::*;
@@ -12,7 +12,7 @@ const OTHER: &str = "BBBBBBBB-BBBB-4BBB-8BBB-BBBBBBBBBBBB";
 const DISK: &str = "22222222-2222-4222-8222-222222222222";
 const DISK2: &str = "33333333-3333-4333-8333-333333333333";
 
-fn disk(id: &str, path: &str, base: &str) -> DiskImage {
+pub(super) fn disk(id: &str, path: &str, base: &str) -> DiskImage {
     DiskImage {
         id: id.parse().unwrap(),
         path: path.into(),
@@ -35,7 +35,7 @@ fn disk(id: &str, path: &str, base: &str) -> DiskImage {
     }
 }
 
-fn point() -> RecoveryPoint {
+pub(super) fn point() -> RecoveryPoint {
     let switch = SwitchRef {
         id: "S1".into(),
         name: "LAN".into(),
@@ -121,7 +121,7 @@ fn point() -> RecoveryPoint {
     }
 }
 
-fn host() -> HostFacts {
+pub(super) fn host() -> HostFacts {
     let volume = |path: &str| Volume {
         path: path.into(),
         capacity_bytes: 100 * GIB,
@@ -139,12 +139,14 @@ fn host() -> HostFacts {
             name: "LAN".into(),
         }],
         vms: vec![],
+        elsewhere: vec![],
         existing: vec![],
         reserve: ReservePolicy::default(),
+        rate: None,
     }
 }
 
-fn wish(target: RestoreTarget) -> RestoreWish {
+pub(super) fn wish(target: RestoreTarget) -> RestoreWish {
     RestoreWish {
         point: PointId::random(),
         vm: VM.parse().unwrap(),
@@ -157,10 +159,11 @@ fn wish(target: RestoreTarget) -> RestoreWish {
         id: None,
         mac: None,
         power: PowerAfter::Off,
+        named_at: None,
     }
 }
 
-fn alternate(host: &str) -> RestoreTarget {
+pub(super) fn alternate(host: &str) -> RestoreTarget {
     RestoreTarget::Alternate {
         host: host.parse::<HostId>().unwrap(),
     }
@@ -243,6 +246,7 @@ fn what_exists_is_never_overwritten() {
         id: VM.parse().unwrap(),
         name: "web01".into(),
         files: files.iter().map(|&file| file.to_owned()).collect(),
+        macs: vec![],
     };
     let mut facts = host();
     facts.vms = vec![on_host(&[])];
@@ -380,7 +384,7 @@ fn power_afterwards_is_off_unless_asked() {
 }
 
 /// A point of the VSS method: a chain of three files and a disk of one, in folders of their own.
-fn point_of_files() -> RecoveryPoint {
+pub(super) fn point_of_files() -> RecoveryPoint {
     let file = |path: &str, len: u64| FileImage {
         path: path.into(),
         role: FileImage::DISK.into(),
@@ -459,7 +463,7 @@ fn s20_s21_chains_are_written_under_their_own_names_and_end_as_one_file() {
         (least..least + GIB / 4).contains(&volume.needed_bytes),
         "{volume}"
     );
-    let mut all = wanted_paths(&point_of_files(), &wish, &host()).unwrap();
+    let mut all = wanted_paths(&point_of_files(), &wish, &host());
     all.sort();
     assert_eq!(all.len(), 5, "{all:?}");
 }

@@ -169,6 +169,7 @@ fn wish(
         networks: networks.collect(),
         id: keep("id", &request.id)?,
         mac: keep("mac", &request.mac)?,
+        named_at: None,
         power: match request.power.as_deref() {
             Some(text) => parse_name("power", text, "off, as-before or on")?,
             None => PowerAfter::default(),

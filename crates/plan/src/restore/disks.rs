@@ -1,0 +1,82 @@
+//! The disks of a restore: which, and whether what they are written to is free.
+
+use model::{DiskId, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, host_path};
+
+use super::{DiskPlan, Findings, HostFacts, Refusal, bytes, names, space};
+
+/// Refuses disks the point does not have.
+pub(super) fn check_known(point: &RecoveryPoint, disks: &[DiskId], found: &mut Findings) {
+    for disk in disks {
+        if !point.disk_sources().any(|known| known.id == *disk) {
+            let known = point
+                .disk_sources()
+                .map(|disk| format!("{} ({})", disk.id, disk.base_path))
+                .collect();
+            found.refuse_open(Refusal::NoSuchDisk { disk: *disk, known });
+        }
+    }
+}
+
+/// Plans the disks that were asked for.
+pub(super) fn plan(
+    point: &RecoveryPoint,
+    wish: &RestoreWish,
+    facts: &HostFacts,
+    keep_ids: bool,
+    found: &mut Findings,
+) -> Vec<DiskPlan> {
+    names::disk_targets(point, wish, facts, found)
+        .into_iter()
+        .map(|target| DiskPlan {
+            disk: target.disk.id,
+            source_path: target.disk.path.to_owned(),
+            new_disk_id: !keep_ids,
+            size_bytes: target.disk.size_bytes,
+            fixed: target.disk.fixed,
+            fetch_bytes: bytes::fetched(&target.disk, &target.chain),
+            needed_bytes: space::chain_bytes(&target.disk, &target.chain, &target.path),
+            target_path: target.path,
+            chain: target.chain,
+        })
+        .collect()
+}
+
+/// Refuses paths that are in use; returns those that are moved aside at the original location.
+pub(super) fn check_paths(
+    wish: &RestoreWish,
+    facts: &HostFacts,
+    disks: &[DiskPlan],
+    found: &mut Findings,
+) -> Vec<String> {
+    let own_place = wish.target == RestoreTarget::Original
+        && wish.scope == RestoreScope::Vm
+        && wish.folder.is_none();
+    let mut park: Vec<String> = Vec::new();
+    let written = disks.iter().flat_map(|disk| {
+        let files = disk.chain.iter().map(|file| &file.target_path);
+        files.chain([&disk.target_path])
+    });
+    for path in written {
+        if park.contains(path) {
+            continue;
+        }
+        let user = facts
+            .vms
+            .iter()
+            .find(|vm| vm.files.iter().any(|file| host_path::same(file, path)));
+        let exists = facts
+            .existing
+            .iter()
+            .any(|file| host_path::same(file, path));
+        match user {
+            None if !exists => {}
+            None if own_place => park.push(path.clone()),
+            user => found.refuse(Refusal::PathTaken {
+                path: path.clone(),
+                vm: user.map(|vm| vm.name.clone()),
+                host: facts.name.clone(),
+            }),
+        }
+    }
+    park
+}

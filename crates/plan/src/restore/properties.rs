@@ -1,0 +1,197 @@
+//! What holds for every plan, whatever is asked for and whatever the host has.
+
+use model::{DiskImage, GIB, KeepOrNew, RestoreScope, RestoreTarget, VmId, host_path};
+use proptest::prelude::*;
+
+use super::tests::{alternate, disk, host, point, point_of_files, wish};
+use super::*;
+
+const HOST: &str = "AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAAA";
+const OTHER: &str = "BBBBBBBB-BBBB-4BBB-8BBB-BBBBBBBBBBBB";
+/// Few names in few folders, so that they meet.
+const FOLDERS: [&str; 4] = ["C:\\VMs\\web01", "C:\\Disks", "D:\\data", "D:\\out"];
+const FILES: [&str; 5] = ["os.vhdx", "os-2.vhdx", "OS_1.avhdx", "data.vhdx", "old.vhd"];
+
+fn any_path() -> impl Strategy<Value = String> {
+    (0..FOLDERS.len(), 0..FILES.len())
+        .prop_map(|(folder, file)| host_path::join(FOLDERS[folder], FILES[file]))
+}
+
+fn any_folder() -> impl Strategy<Value = Option<String>> {
+    proptest::option::of((0..FOLDERS.len()).prop_map(|at| FOLDERS[at].to_owned()))
+}
+
+fn any_choice() -> impl Strategy<Value = Option<KeepOrNew>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(KeepOrNew::Keep)),
+        Just(Some(KeepOrNew::New))
+    ]
+}
+
+prop_compose! {
+    fn any_disk()(base in any_path(), gib in 1..40_u64, used in 0..40_u64, fixed: bool) -> DiskImage {
+        let mut made = disk(&DiskId::random().to_string(), &base, &base);
+        made.size_bytes = gib * GIB;
+        made.allocated_bytes = used.min(gib) * GIB;
+        made.fixed = fixed;
+        made
+    }
+}
+
+prop_compose! {
+    fn any_point()(
+        chained: bool,
+        disks in proptest::collection::vec(any_disk(), 0..4),
+        mac in proptest::option::of(Just("00155D000001".to_owned())),
+        configured in proptest::bool::weighted(0.9),
+    ) -> RecoveryPoint {
+        let mut made = if chained { point_of_files() } else { RecoveryPoint { disks, ..point() } };
+        made.vm.nics[0].mac = mac;
+        if !configured {
+            made.files.retain(model::FileImage::is_disk);
+        }
+        made
+    }
+}
+
+prop_compose! {
+    fn any_host()(
+        other in proptest::bool::weighted(0.3),
+        free in proptest::collection::vec(0..100_u64, 2),
+        existing in proptest::collection::vec(any_path(), 0..3),
+        used in proptest::collection::vec(any_path(), 0..2),
+        same_vm in proptest::bool::weighted(0.2),
+        name in prop_oneof![Just("web01"), Just("db"), Just("copy")],
+    ) -> HostFacts {
+        let mut facts = host();
+        if other {
+            facts.id = OTHER.parse().unwrap();
+        }
+        for (volume, free) in facts.volumes.iter_mut().zip(free) {
+            volume.free_bytes = free * GIB;
+        }
+        let id = if same_vm { point().vm.id } else { VmId::random() };
+        facts.vms = vec![VmOnHost { id, name: name.into(), files: used.clone(), macs: vec![] }];
+        facts.existing = existing.into_iter().chain(used).collect();
+        facts
+    }
+}
+
+prop_compose! {
+    /// A point, and a wish for it: the whole VM, or some of its disks.
+    fn any_request()(
+        point in any_point(),
+        target in prop_oneof![Just(RestoreTarget::Original), Just(alternate(HOST)), Just(alternate(OTHER))],
+        folder in any_folder(),
+        id in any_choice(),
+        mac in any_choice(),
+        picked in proptest::option::of(proptest::collection::vec(any::<bool>(), 4)),
+        name in proptest::option::of(Just("copy".to_owned())),
+    ) -> (RecoveryPoint, RestoreWish) {
+        let scope = match picked {
+            None => RestoreScope::Vm,
+            Some(picked) => {
+                let disks = point.disk_sources().zip(picked).filter(|(_, picked)| *picked);
+                RestoreScope::Disks { disks: disks.map(|(disk, _)| disk.id).collect() }
+            }
+        };
+        let asked = RestoreWish { point: point.id, scope, folder, id, mac, name, ..wish(target) };
+        (point, asked)
+    }
+}
+
+/// Every file a plan writes.
+fn written(plan: &RestorePlan) -> Vec<&str> {
+    let mut paths: Vec<&str> = Vec::new();
+    for disk in &plan.disks {
+        let chain = disk.chain.iter().map(|file| file.target_path.as_str());
+        paths.extend(chain.filter(|path| !host_path::same(path, &disk.target_path)));
+        paths.push(&disk.target_path);
+    }
+    paths
+}
+
+fn is_in(paths: &[String], path: &str) -> bool {
+    paths.iter().any(|other| host_path::same(other, path))
+}
+
+proptest! {
+    #[test]
+    fn no_plan_overbooks_touches_or_reuses_what_it_must_not(
+        (point, wish) in any_request(),
+        facts in any_host(),
+    ) {
+        let preview = preview_restore(&point, &wish, &facts);
+        let code = preview.refusals.first().map(Refusal::code);
+        let planned = preview.clone().into_plan();
+        prop_assert_eq!(planned.as_ref().err().map(Refusal::code), code);
+        let Ok(plan) = planned else { return Ok(()) };
+
+        // No volume is overbooked, by a sum of its own.
+        for volume in &facts.volumes {
+            let on = |path: &str| host_path::is_below(path, &volume.path);
+            let disks = plan.disks.iter().filter(|disk| on(&disk.target_path));
+            let needed: u64 = disks.map(|disk| disk.needed_bytes).sum();
+            let reserve = facts.reserve.bytes(volume.capacity_bytes);
+            prop_assert!(needed == 0 || needed + reserve <= volume.free_bytes);
+        }
+        for disk in &plan.disks {
+            let room = if disk.fixed { disk.size_bytes } else { disk.fetch_bytes };
+            prop_assert!(disk.needed_bytes > room.min(disk.fetch_bytes), "{disk:?}");
+        }
+
+        // Only disks that were asked for.
+        let named: Vec<DiskId> = match &wish.scope {
+            RestoreScope::Vm => point.disk_sources().map(|disk| disk.id).collect(),
+            RestoreScope::Disks { disks } => disks.clone(),
+        };
+        let touched: Vec<DiskId> = plan.disks.iter().map(|disk| disk.disk).collect();
+        prop_assert_eq!(&touched, &named);
+
+        // Every path is new, or what stands there is moved aside; nobody uses it, and no two are the same.
+        let paths = written(&plan);
+        for (at, path) in paths.iter().enumerate() {
+            let checked = host_path::check(path);
+            prop_assert_eq!(checked.as_deref(), Ok(*path));
+            let free = !is_in(&facts.existing, path) || is_in(&plan.park, path);
+            prop_assert!(free, "{path}");
+            prop_assert!(!facts.vms.iter().any(|vm| is_in(&vm.files, path)), "{path}");
+            prop_assert!(!paths[..at].iter().any(|other| host_path::same(other, path)));
+        }
+        for path in &plan.park {
+            prop_assert!(is_in(&facts.existing, path));
+            prop_assert!(!facts.vms.iter().any(|vm| is_in(&vm.files, path)));
+        }
+        for step in &plan.steps {
+            let Some(path) = step.path() else { continue };
+            let config = plan.kind.vm().is_some_and(|vm| vm.config_folder == path);
+            prop_assert!(config || paths.contains(&path), "{step}");
+        }
+
+        // Ids and MAC addresses as their policies say.
+        let original = wish.target == RestoreTarget::Original;
+        let kept = |choice: Option<KeepOrNew>| choice.map_or(original, |choice| choice == KeepOrNew::Keep);
+        match (plan.kind.vm(), &plan.identities) {
+            (Some(vm), Some(identities)) => {
+                prop_assert_eq!(vm.id, kept(wish.id).then_some(point.vm.id));
+                prop_assert_eq!(identities.after.id, vm.id);
+                prop_assert_eq!(vm.route == Route::Import { keep_id: true }, kept(wish.id));
+                prop_assert_eq!(vm.keep_mac, kept(wish.mac));
+                let mac = &point.vm.nics[0].mac;
+                prop_assert_eq!(&identities.after.adapters[0].mac, &mac.clone().filter(|_| kept(wish.mac)));
+                prop_assert!(!facts.vms.iter().any(|vm| kept(wish.id) && vm.id == point.vm.id));
+                prop_assert!(!facts.vms.iter().any(|other| other.name.eq_ignore_ascii_case(&vm.name)));
+                prop_assert!(plan.disks.iter().all(|disk| disk.new_disk_id != kept(wish.id)));
+            }
+            (None, None) => prop_assert!(plan.disks.iter().all(|disk| disk.new_disk_id)),
+            (Some(_), None) | (None, Some(_)) => prop_assert!(false, "a VM without identity"),
+        }
+
+        // The same again is the same, wherever the clock is.
+        let later = HostFacts { now: facts.now.plus_secs(7200), ..facts.clone() };
+        let pinned = RestoreWish { named_at: Some(facts.now), ..wish.clone() };
+        let again = plan_restore(&point, &pinned, &later);
+        prop_assert_eq!(again.map(|again| again.fingerprint()), Ok(plan.fingerprint()));
+    }
+}

@@ -1,0 +1,174 @@
+//! Why a restore is not done: each reason with its code and what to do next.
+
+use model::{DiskId, VmId, host_path};
+
+use super::VolumeNeed;
+
+/// Why a restore is not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The VM is still there.
+    #[error("VM {name:?} ({id}) still exists on host {host}")]
+    VmExists {
+        /// Its id.
+        id: VmId,
+        /// Its name.
+        name: String,
+        /// The host.
+        host: String,
+    },
+    /// The name is taken.
+    #[error("a VM named {name:?} exists on host {host}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The host.
+        host: String,
+    },
+    /// A file is in the way.
+    #[error("{path} exists on host {host}{}", used_by(.vm.as_deref()))]
+    PathTaken {
+        /// The file.
+        path: String,
+        /// The VM that uses it.
+        vm: Option<String>,
+        /// The host.
+        host: String,
+    },
+    /// A path of the wish or the point is not used.
+    #[error(transparent)]
+    BadPath(#[from] host_path::BadPath),
+    /// The point has no such disk.
+    #[error("the recovery point has no disk {disk}; it has {}", .known.join(", "))]
+    NoSuchDisk {
+        /// What was asked for.
+        disk: DiskId,
+        /// Disks of the point.
+        known: Vec<String>,
+    },
+    /// No such switch.
+    #[error("host {host} has no virtual switch {switch:?}; it has {}", list_or_none(.known))]
+    NoSuchSwitch {
+        /// What was asked for.
+        switch: String,
+        /// Switches of the host.
+        known: Vec<String>,
+        /// The host.
+        host: String,
+    },
+    /// An adapter's switch was mapped that the point does not have.
+    #[error("no adapter of the recovery point was connected to a switch {switch:?}; they were connected to {}", list_or_none(.known))]
+    NoSuchSource {
+        /// What was asked for.
+        switch: String,
+        /// Switches in the point.
+        known: Vec<String>,
+    },
+    /// The path is on no volume of the host.
+    #[error("no volume of host {host} holds {path}")]
+    NoVolume {
+        /// The path.
+        path: String,
+        /// The host.
+        host: String,
+    },
+    /// Too little room (S12).
+    #[error("not enough space on {}", .short.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NotEnoughSpace {
+        /// Every volume that is too small.
+        short: Vec<VolumeNeed>,
+    },
+    /// The point was made somewhere else and the wish says original.
+    #[error("the recovery point was made on host {made_on}; this agent serves {host}")]
+    OtherHost {
+        /// Host of the point.
+        made_on: String,
+        /// Host of the agent.
+        host: String,
+    },
+    /// Nothing in the point can be imported.
+    #[error("the recovery point holds no configuration file, so the VM's id cannot be kept")]
+    NoConfiguration,
+    /// Files that nothing says how to put together.
+    #[error(
+        "the recovery point was made with the VSS method and does not say which files make up its disks"
+    )]
+    VssPoint,
+    /// A file of a chain is not in the point.
+    #[error("the recovery point does not hold {file}, which disk {disk} is made of")]
+    IncompleteChain {
+        /// The disk.
+        disk: DiskId,
+        /// The file.
+        file: String,
+    },
+}
+
+fn used_by(vm: Option<&str>) -> String {
+    vm.map(|name| format!(", used by VM {name:?}"))
+        .unwrap_or_default()
+}
+
+fn list_or_none(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+impl Refusal {
+    /// Returns the stable code of the refusal.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::VmExists { .. } => "vm-exists",
+            Refusal::NameTaken { .. } => "name-taken",
+            Refusal::PathTaken { .. } => "path-taken",
+            Refusal::BadPath(_) => "bad-path",
+            Refusal::NoSuchDisk { .. } => "no-such-disk",
+            Refusal::NoSuchSwitch { .. } | Refusal::NoSuchSource { .. } => "no-such-switch",
+            Refusal::NoVolume { .. } => "no-volume",
+            Refusal::NotEnoughSpace { .. } => "not-enough-space",
+            Refusal::OtherHost { .. } => "other-host",
+            Refusal::NoConfiguration => "no-configuration",
+            Refusal::VssPoint => "method-not-supported",
+            Refusal::IncompleteChain { .. } => "incomplete-chain",
+        }
+    }
+
+    /// Returns what to do next.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Refusal::VmExists { .. } => {
+                "remove the VM first, or restore beside it: --to HOST with its own --folder gives it a new id"
+            }
+            Refusal::NameTaken { .. } => "choose another name with --name",
+            Refusal::PathTaken { .. } => {
+                "choose another folder with --folder, or move the file away"
+            }
+            Refusal::BadPath(_) => {
+                "choose an absolute folder of the host with --folder, such as D:\\Restored"
+            }
+            Refusal::NoSuchDisk { .. } => {
+                "`reprise point show` lists the disks of a recovery point"
+            }
+            Refusal::NoSuchSwitch { .. } => {
+                "create the switch on the host, or map to another with --network FROM=TO"
+            }
+            Refusal::NoSuchSource { .. } => {
+                "`reprise point show --json` lists the adapters of a recovery point"
+            }
+            Refusal::NoVolume { .. } => "choose a folder on a volume of the host with --folder",
+            Refusal::NotEnoughSpace { .. } => {
+                "free space on the volume, or choose a folder on another one with --folder; nothing was changed"
+            }
+            Refusal::OtherHost { .. } => "name the host with --to HOST",
+            Refusal::NoConfiguration => "restore with a new id: --id new",
+            Refusal::VssPoint | Refusal::IncompleteChain { .. } => {
+                "use another recovery point: `reprise point list`"
+            }
+        }
+    }
+}
