@@ -5,7 +5,8 @@
 //! `.reprise-<job>` beside each target; `restore` renames them into place and registers the VM; `verify` reads every byte
 //! back and looks at the registered VM. Whatever fails is undone from the journal.
 //!
-//! Disks of a point made of files come as chains, under the files' own names; `restore` merges them first (`chains`, `join`).
+//! Disks of a point made of files come under the files' own names; `restore` merges them first (`chains`, `join`), or
+//! leaves them as they are where checkpoints come back (`tree`).
 
 mod chains;
 mod disks;
@@ -13,6 +14,7 @@ mod facts;
 mod join;
 mod register;
 mod room;
+mod tree;
 mod undo;
 mod verify;
 

@@ -60,6 +60,9 @@ pub struct RestorePlan {
     pub kind: RestoreKind,
     /// Disks to write.
     pub disks: Vec<DiskPlan>,
+    /// Where checkpoints come back (S19): every file of the VM's disks and of its checkpoints', parents before children.
+    /// Then the files stay as they are, and a disk's target path is that of its leaf.
+    pub tree: Vec<TreeFilePlan>,
     /// Files that stand where the restore writes and are moved aside first; no VM uses them.
     pub park: Vec<String>,
     /// What changes on the host, in this order.
@@ -162,6 +165,19 @@ pub struct ChainFilePlan {
     pub file_bytes: u64,
 }
 
+/// A file of a checkpoint tree to write, which stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeFilePlan {
+    /// Path in the point.
+    pub source_path: String,
+    /// Path on the target host.
+    pub target_path: String,
+    /// Its length.
+    pub file_bytes: u64,
+    /// Place of its parent in the list.
+    pub parent: Option<usize>,
+}
+
 /// What the parts of the planner have found so far.
 #[derive(Debug, Default)]
 struct Findings {
@@ -234,26 +250,29 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
     };
     let vm = kind.as_ref().and_then(RestoreKind::vm);
     let keep_disk_ids = vm.is_some_and(|vm| vm.route == Route::Import { keep_id: true });
-    let disks = disks::plan(point, wish, facts, keep_disk_ids, &mut found);
-    let park = disks::check_paths(wish, facts, &disks, &mut found);
+    let tree = names::tree_targets(point, wish, facts);
+    let tree = found.take(tree).unwrap_or_default();
+    let disks = disks::plan(point, wish, facts, keep_disk_ids, &tree, &mut found);
+    let park = disks::check_paths(wish, facts, &disks, &tree, &mut found);
     let config_folder = vm.map(|vm| vm.config_folder.as_str());
-    let volumes = space::needs(facts, &disks, config_folder, point, &mut found);
+    let volumes = space::needs(facts, &disks, &tree, config_folder, point, &mut found);
     let Findings {
         warnings,
         refusals,
         open,
     } = found;
     let plan = kind.filter(|_| !open).map(|kind| {
-        let bytes = bytes::planned(point, &kind, &disks);
+        let bytes = bytes::planned(point, &kind, &disks, &tree);
         let checkpoints = plan_checkpoints(point, wish, facts);
         RestorePlan {
             point: point.id,
             host: facts.id,
-            steps: steps::of(&kind, &disks, &park),
+            steps: steps::of(&kind, &disks, &tree, &park),
             identities: plan_identities(point, wish, facts),
             estimate: bytes::estimate(&bytes, facts),
             kind,
             disks,
+            tree,
             park,
             volumes,
             bytes,

@@ -6,15 +6,16 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hyperv::HostFile;
+use hyperv::{HostFile, HostFiles};
 use model::{HumanBytes, RecoveryPoint, host_path};
 use pipeline::{FileTarget, PlainFile, WrittenPieces, image_digest, restore_image, verify_image};
-use plan::restore::{ChainFilePlan, RestorePlan};
+use plan::restore::RestorePlan;
 use store::ImageDigest;
 
 use super::Restore;
 use super::disks::{Receiver, Written, make_folders};
 use super::join::Joined;
+pub(super) use super::join::damaged;
 use crate::errors::{files_error, restore_error, task_error, verify_error, write_error};
 use crate::job::{JobContext, JobError};
 
@@ -34,6 +35,8 @@ pub(super) struct ChainContent {
     pub(super) digest: ImageDigest,
     /// Its size in bytes.
     pub(super) size_bytes: u64,
+    /// Files it is made of in the end.
+    pub(super) files: usize,
 }
 
 impl Receiver {
@@ -58,24 +61,26 @@ impl Receiver {
         for files in made {
             let mut chain = Vec::new();
             for (file, target) in files {
-                chain.push(self.fill(file, target, point)?);
+                let (source, path) = (&file.source_path, &file.target_path);
+                chain.push(self.fill(source, path, target, point)?);
             }
             written.push(chain);
         }
         Ok(written)
     }
 
-    fn fill(
+    /// Writes a file of the point, `source`, into the new file at `path`.
+    pub(super) fn fill(
         &self,
-        file: &ChainFilePlan,
+        source: &str,
+        path: &str,
         target: HostFile,
         point: &RecoveryPoint,
     ) -> Result<WrittenFile, JobError> {
-        let path = &file.target_path;
-        let stored = point.file(&file.source_path).ok_or_else(|| {
+        let stored = point.file(source).ok_or_else(|| {
             JobError::failed(
                 "wrong-point",
-                format!("the recovery point sent has no file {}", file.source_path),
+                format!("the recovery point sent has no file {source}"),
             )
         })?;
         let io = |error: std::io::Error| write_error(path, &error);
@@ -96,7 +101,7 @@ impl Receiver {
             figures.bytes_stored += outcome.figures.bytes_written;
         });
         Ok(WrittenFile {
-            path: path.clone(),
+            path: path.to_owned(),
             pieces: outcome.pieces,
         })
     }
@@ -137,7 +142,7 @@ struct Merger {
 
 impl Merger {
     fn run(&self) -> Result<ChainContent, JobError> {
-        self.read_back()?;
+        read_back(&self.context, &self.joined.files, &self.chain)?;
         let content = self.content()?;
         self.context.check()?;
         let context = Arc::clone(&self.context);
@@ -158,24 +163,6 @@ impl Merger {
         Ok(content)
     }
 
-    /// Reads back what was written, each file as it came.
-    fn read_back(&self) -> Result<(), JobError> {
-        let total = self.chain.iter().map(|file| file.pieces.image_bytes());
-        self.context.set_progress(0, total.sum());
-        for file in &self.chain {
-            let path = &file.path;
-            let open = self.joined.files.open_read(path).map_err(files_error)?;
-            let source = PlainFile::new(open).map_err(|error| {
-                JobError::transient("file-error", format!("cannot read {path}: {error}"))
-            })?;
-            let options = JobContext::pipeline_options(&self.context);
-            verify_image(&file.pieces, &source, &options)
-                .map_err(|error| verify_error(path, error))?;
-            self.context.end_part(file.pieces.image_bytes());
-        }
-        Ok(())
-    }
-
     fn content(&self) -> Result<ChainContent, JobError> {
         let disk = self.joined.open()?.into_disk();
         let options = JobContext::pipeline_options(&self.context);
@@ -185,8 +172,30 @@ impl Merger {
         Ok(ChainContent {
             digest,
             size_bytes: disk.size(),
+            files: 1,
         })
     }
+}
+
+/// Reads back what was written, each file as it came.
+pub(super) fn read_back(
+    context: &Arc<JobContext>,
+    files: &HostFiles,
+    written: &[WrittenFile],
+) -> Result<(), JobError> {
+    let total = written.iter().map(|file| file.pieces.image_bytes());
+    context.set_progress(0, total.sum());
+    for file in written {
+        let path = &file.path;
+        let open = files.open_read(path).map_err(files_error)?;
+        let source = PlainFile::new(open).map_err(|error| {
+            JobError::transient("file-error", format!("cannot read {path}: {error}"))
+        })?;
+        let options = JobContext::pipeline_options(context);
+        verify_image(&file.pieces, &source, &options).map_err(|error| verify_error(path, error))?;
+        context.end_part(file.pieces.image_bytes());
+    }
+    Ok(())
 }
 
 /// What the merging came to, for people.

@@ -27,6 +27,12 @@ pub(super) struct Written {
     pub(super) staged: Vec<String>,
     /// Staging folders, to be removed once empty.
     pub(super) folders: Vec<String>,
+    /// Folder of the checkpoints' configuration files, where they come back.
+    pub(super) checkpoint_folder: Option<String>,
+    /// Files of the checkpoint tree, in the order of the plan.
+    pub(super) tree: Vec<WrittenFile>,
+    /// What each tip of the tree reads as, once it is proven.
+    pub(super) tips: Vec<(String, ChainContent)>,
 }
 
 /// A disk written into a new file.
@@ -111,16 +117,21 @@ impl Receiver {
         let flat: u64 = flat.map(|disk| disk.image.len).sum();
         let chains = plan.disks.iter().flat_map(|disk| &disk.chain);
         let chains: u64 = chains.map(|file| file.file_bytes).sum();
-        self.context.set_progress(0, flat.saturating_add(chains));
+        let tree: u64 = plan.tree.iter().map(|file| file.file_bytes).sum();
+        let all = flat.saturating_add(chains).saturating_add(tree);
+        self.context.set_progress(0, all);
         let mut written = Written {
             disks: Vec::new(),
             config_file: None,
             staged: Vec::new(),
             folders: Vec::new(),
+            checkpoint_folder: None,
+            tree: self.tree(plan, point)?,
+            tips: Vec::new(),
         };
         let chains = self.chains(plan, point)?;
         for (disk, chain) in plan.disks.iter().zip(chains) {
-            let flat = match chain.is_empty() {
+            let flat = match chain.is_empty() && plan.tree.is_empty() {
                 true => Some(self.disk(disk, point, &mut written.folders)?),
                 false => None,
             };
@@ -143,6 +154,9 @@ impl Receiver {
                 } else {
                     written.staged.push(path);
                 }
+            }
+            if !plan.tree.is_empty() {
+                self.checkpoint_configs(&folder, point, &mut written)?;
             }
         }
         Ok(written)
@@ -204,7 +218,7 @@ impl Receiver {
     }
 
     /// Writes a configuration file under its own name.
-    fn config(&self, file: &FileImage, folder: &str) -> Result<String, JobError> {
+    pub(super) fn config(&self, file: &FileImage, folder: &str) -> Result<String, JobError> {
         let name = host_path::file_name(&file.path);
         host_path::check_name(name).map_err(|reason| {
             JobError::failed(
@@ -245,9 +259,9 @@ impl Receiver {
     }
 }
 
-/// Whether disks come as chains of files.
+/// Whether disks come as files under their final names.
 pub(super) fn is_chained(plan: &RestorePlan) -> bool {
-    plan.disks.iter().any(|disk| !disk.chain.is_empty())
+    !plan.tree.is_empty() || plan.disks.iter().any(|disk| !disk.chain.is_empty())
 }
 
 /// Makes a folder with those above it; each that was missing is in the journal before it is made.

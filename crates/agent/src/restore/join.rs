@@ -138,7 +138,7 @@ fn failed(action: &str, path: &str, error: &(dyn std::error::Error + 'static)) -
     JobError::transient("merge-failed", message)
 }
 
-fn damaged(path: &str, error: &vhdx::Error) -> JobError {
+pub(super) fn damaged(path: &str, error: &vhdx::Error) -> JobError {
     let message = format!("{path} is no sound disk file: {}", causes(error));
     JobError::failed("damaged", message)
         .hint("restore an older recovery point; `reprise point verify` tells which are whole")

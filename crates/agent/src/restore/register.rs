@@ -8,6 +8,7 @@ use plan::restore::{RestoreKind, RestorePlan, Route, VmPlan};
 
 use super::chains::merged_text;
 use super::disks::{Written, WrittenDisk, is_chained, make_folders};
+use super::tree::difference;
 use super::{Restore, parked_folder};
 use crate::errors::{files_error, host_error, task_error};
 use crate::job::JobError;
@@ -21,6 +22,7 @@ impl Restore<'_> {
     ) -> Result<(Option<VmId>, String), JobError> {
         self.context.check()?;
         self.consolidate(written).await?;
+        self.settle_tree(plan, written).await?;
         let written = &*written;
         if !is_chained(plan) {
             self.park(&plan.park).await?;
@@ -37,6 +39,10 @@ impl Restore<'_> {
             }
             _ => format!("{} disk files in place", written.disks.len()),
         };
+        if !plan.tree.is_empty() {
+            let count = self.work.point.checkpoints.len();
+            detail = format!("{detail}, with its {count} checkpoints");
+        }
         if let Some(merged) = merged_text(written) {
             detail = format!("{merged}; {detail}");
         }
@@ -143,12 +149,15 @@ impl Restore<'_> {
         })?;
         match vm.route {
             Route::Define => host.define_vm(&wanted, &folders).await.map_err(host_error),
-            Route::Import { keep_id } => self.import(written, &wanted, &folders, keep_id).await,
+            Route::Import { keep_id } => {
+                self.import(plan, written, &wanted, &folders, keep_id).await
+            }
         }
     }
 
     async fn import(
         &self,
+        plan: &RestorePlan,
         written: &Written,
         wanted: &VmConfig,
         folders: &Folders,
@@ -166,9 +175,13 @@ impl Restore<'_> {
             .import_definition(file, None, !keep_id)
             .await
             .map_err(host_error)?;
-        host.drop_planned_checkpoints(planned.id)
-            .await
-            .map_err(host_error)?;
+        match &written.checkpoint_folder {
+            Some(folder) => self.import_tree(plan, planned.id, folder).await?,
+            None => host
+                .drop_planned_checkpoints(planned.id)
+                .await
+                .map_err(host_error)?,
+        }
         host.change_planned(planned.id, wanted, folders)
             .await
             .map_err(host_error)?;
@@ -184,6 +197,35 @@ impl Restore<'_> {
             ));
         }
         Ok(id)
+    }
+
+    /// Brings the checkpoints of a planned VM in, and points them and the VM at the files of this restore.
+    async fn import_tree(
+        &self,
+        plan: &RestorePlan,
+        planned: VmId,
+        folder: &str,
+    ) -> Result<(), JobError> {
+        let host = &self.shared.host;
+        let came = host
+            .import_checkpoints(planned, folder)
+            .await
+            .map_err(host_error)?;
+        if let Some(difference) = difference(&self.work.point.checkpoints, &came) {
+            let message = format!("the host did not take all checkpoints: {difference}");
+            return Err(JobError::failed("checkpoints-lost", message)
+                .hint("look at the host's Hyper-V-VMMS event log; an exclusion of a disk, or another host, makes a restore merge them"));
+        }
+        let moved = |path: &str| {
+            let file = plan
+                .tree
+                .iter()
+                .find(|file| host_path::same(&file.source_path, path))?;
+            (file.source_path != file.target_path).then(|| file.target_path.clone())
+        };
+        host.move_planned_disks(planned, moved)
+            .await
+            .map_err(host_error)
     }
 
     /// Returns the configuration the VM shall have: the point's, with the plan's name, paths and networks.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use model::{VmId, host_path};
+use model::{JobId, VmId, host_path};
 
+use super::staging_folder;
 use crate::errors::{files_error, host_error, task_error};
 use crate::job::JobError;
 use crate::journal::{Deed, Journal};
@@ -11,22 +12,25 @@ use crate::worker::Shared;
 
 /// Undoes every deed of the journal.
 pub(crate) async fn undo_all(shared: &Arc<Shared>, journal: &Journal) -> Result<(), JobError> {
-    let deeds = journal.entries().deeds;
-    for (number, deed) in deeds.iter().enumerate().rev() {
-        undo(shared, deed).await?;
+    let entries = journal.entries();
+    for (number, deed) in entries.deeds.iter().enumerate().rev() {
+        undo(shared, entries.job, deed).await?;
         journal.undone(number)?;
     }
     Ok(())
 }
 
-async fn undo(shared: &Arc<Shared>, deed: &Deed) -> Result<(), JobError> {
+async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobError> {
     match deed {
         Deed::Register {
             id,
             disks,
-            config_folder: _,
+            config_folder,
             before,
-        } => unregister(shared, *id, disks, before).await,
+        } => {
+            let staging = staging_folder(config_folder, job);
+            unregister(shared, *id, disks, &staging, before).await
+        }
         Deed::Folder { .. } | Deed::File { .. } | Deed::Place { .. } | Deed::MoveAside { .. } => {
             let files = Arc::clone(&shared.files);
             let deed = deed.clone();
@@ -79,11 +83,12 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
 }
 
 /// Destroys the VM that the restore registered, planned or whole. It is known by its id where that was kept, else by
-/// being new and having no disk but those of the restore.
+/// being new and having no disk but those of the restore; a planned one also by being imported from `staging`.
 async fn unregister(
     shared: &Arc<Shared>,
     id: Option<VmId>,
     disks: &[String],
+    staging: &str,
     before: &[VmId],
 ) -> Result<(), JobError> {
     let host = &shared.host;
@@ -93,7 +98,11 @@ async fn unregister(
             continue;
         }
         let config = host.planned_config(planned.id).await.map_err(host_error)?;
-        if id == Some(planned.id) || config.disks().any(|(_, _, path)| own(path)) {
+        let imported = config
+            .config_root
+            .as_deref()
+            .is_some_and(|root| host_path::is_below(root, staging));
+        if imported || id == Some(planned.id) || config.disks().any(|(_, _, path)| own(path)) {
             host.destroy_planned(planned.id).await.map_err(host_error)?;
         }
     }

@@ -10,6 +10,7 @@ use vhdx::Disk;
 use super::Restore;
 use super::chains::ChainContent;
 use super::disks::{Written, WrittenDisk};
+use super::tree::difference;
 use crate::errors::{chain_error, host_error, task_error, verify_error};
 use crate::job::{JobContext, JobError};
 
@@ -30,7 +31,7 @@ impl Expected {
     }
 }
 
-/// Compares a merged disk, which must stand alone, with what its chain read as.
+/// Compares a disk with what its chain read as; a merged one must stand alone.
 fn same_content(
     path: &str,
     content: &ChainContent,
@@ -41,8 +42,12 @@ fn same_content(
         JobError::failed("verify-failed", format!("{path}: {what}"))
             .hint("check the host's storage, then restore again")
     };
-    if disk.layers().len() != 1 {
-        return Err(failed("it still has a parent".to_owned()));
+    if disk.layers().len() != content.files {
+        return Err(failed(format!(
+            "it is made of {} files instead of {}",
+            disk.layers().len(),
+            content.files
+        )));
     }
     if disk.size() != content.size_bytes {
         return Err(failed(format!(
@@ -55,9 +60,7 @@ fn same_content(
     if found == content.digest {
         Ok(())
     } else {
-        Err(failed(
-            "merged, it does not read as its chain did".to_owned(),
-        ))
+        Err(failed("it does not read as its chain did".to_owned()))
     }
 }
 
@@ -96,7 +99,12 @@ impl Restore<'_> {
             };
             (disk.plan.target_path.clone(), expected)
         };
-        let disks: Vec<_> = written.disks.iter().map(expected).collect();
+        let disks = written.disks.iter().filter(|_| written.tree.is_empty());
+        let tips = written
+            .tips
+            .iter()
+            .map(|(path, content)| (path.clone(), Some(Expected::Content(content.clone()))));
+        let disks: Vec<_> = disks.map(expected).chain(tips).collect();
         let sizes = disks
             .iter()
             .map(|(_, expected)| expected.as_ref().map_or(0, Expected::size_bytes));
@@ -156,11 +164,12 @@ impl Restore<'_> {
             );
             return Err(JobError::failed("verify-failed", message));
         }
-        if !found.checkpoints.is_empty() {
-            let message = format!(
-                "the registered VM {vm} has {} checkpoints; it should have none",
-                found.checkpoints.len()
-            );
+        let stored = match plan.tree.is_empty() {
+            true => &[][..],
+            false => &self.work.point.checkpoints,
+        };
+        if let Some(difference) = difference(stored, &found.checkpoints) {
+            let message = format!("the registered VM {vm} is not as it was: {difference}");
             return Err(JobError::failed("verify-failed", message));
         }
         Ok(())

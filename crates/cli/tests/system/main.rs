@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod checkpoints;
 mod file_systems;
 mod increments;
 mod kills;

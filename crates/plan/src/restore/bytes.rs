@@ -2,7 +2,7 @@
 
 use model::{DiskSource, FileImage, RecoveryPoint};
 
-use super::{ChainFilePlan, DiskPlan, HostFacts, RestoreKind, Route};
+use super::{ChainFilePlan, DiskPlan, HostFacts, RestoreKind, Route, TreeFilePlan};
 
 /// What comes over the wire, and what need not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,14 +60,22 @@ pub(super) fn planned(
     point: &RecoveryPoint,
     kind: &RestoreKind,
     disks: &[DiskPlan],
+    tree: &[TreeFilePlan],
 ) -> PlannedBytes {
     let imports = kind.vm().is_some_and(|vm| match vm.route {
         Route::Import { .. } => true,
         Route::Define => false,
     });
-    let own = |file: &&FileImage| imports && !file.is_disk() && file.checkpoint.is_none();
-    let config = point.files.iter().filter(own).map(|file| file.image.len);
-    let fetch = disks.iter().map(|disk| disk.fetch_bytes).chain(config);
+    let comes = |file: &&FileImage| {
+        imports && !file.is_disk() && (file.checkpoint.is_none() || !tree.is_empty())
+    };
+    let config = point.files.iter().filter(comes);
+    let config = config.map(|file| file.image.len);
+    let disk_bytes = disks.iter().filter(|_| tree.is_empty());
+    let fetch = disk_bytes
+        .map(|disk| disk.fetch_bytes)
+        .chain(tree.iter().map(|file| file.file_bytes))
+        .chain(config);
     let holes = point
         .disk_sources()
         .filter(|source| disks.iter().any(|disk| disk.disk == source.id))

@@ -5,12 +5,10 @@
 
 use std::fmt;
 
-use model::{Method, RecoveryPoint, RestoreScope, RestoreWish};
+use model::{FileImage, Method, RecoveryPoint, RestoreScope, RestoreWish};
 
 use super::HostFacts;
-
-/// Whether restores carry out what the rule allows. While they do not, a plan says "consolidated", and warns.
-const BRINGS_CHECKPOINTS_BACK: bool = false;
+use super::names::{extension, in_place};
 
 /// What becomes of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +98,7 @@ pub fn plan_checkpoints(
         RestoreScope::Vm => true,
         RestoreScope::Disks { .. } => false,
     };
-    let comes_back = whole_vm && BRINGS_CHECKPOINTS_BACK;
+    let comes_back = whole_vm && obstacle(point, wish).is_none();
     let outcome = if rule.outcome == CheckpointOutcome::Kept && !comes_back {
         CheckpointOutcome::Consolidated
     } else {
@@ -115,15 +113,43 @@ pub fn plan_checkpoints(
     }
 }
 
-/// Returns what is to be said where checkpoints could have come back and do not.
-pub(super) fn warning(point: &RecoveryPoint, facts: &HostFacts) -> Option<String> {
-    let kept = checkpoint_outcome(point, facts).outcome == CheckpointOutcome::Kept;
-    (kept && !BRINGS_CHECKPOINTS_BACK).then(|| {
-        format!(
-            "{} checkpoints are merged into their disks: this version does not bring checkpoints back",
-            point.checkpoints.len()
-        )
-    })
+/// Whether checkpoints come back.
+pub(super) fn come_back(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts) -> bool {
+    plan_checkpoints(point, wish, facts).outcome == CheckpointOutcome::Kept
+}
+
+/// Returns what is to be said where the rule allows checkpoints to come back and they do not.
+pub(super) fn warning(
+    point: &RecoveryPoint,
+    wish: &RestoreWish,
+    facts: &HostFacts,
+) -> Option<String> {
+    if checkpoint_outcome(point, facts).outcome != CheckpointOutcome::Kept {
+        return None;
+    }
+    let count = point.checkpoints.len();
+    obstacle(point, wish)
+        .map(|why| format!("{count} checkpoints are merged into their disks: {why}"))
+}
+
+/// Returns what keeps checkpoints from coming back that the rule does not know of.
+fn obstacle(point: &RecoveryPoint, wish: &RestoreWish) -> Option<&'static str> {
+    let defined = |of: Option<&str>| {
+        let files = &mut point.files.iter();
+        files.any(|file| file.role == FileImage::CONFIG && file.checkpoint.as_deref() == of)
+    };
+    let mut owners = point
+        .checkpoints
+        .iter()
+        .map(|checkpoint| checkpoint.id.as_str());
+    if !defined(None) || !owners.all(|id| defined(Some(id))) {
+        return Some("the recovery point does not hold the definition of each");
+    }
+    let mut disk_files = point.files.iter().filter(|file| file.is_disk());
+    if !in_place(wish) && disk_files.any(|file| !extension(&file.path).ends_with("vhdx")) {
+        return Some("files of the VHD format can only come back where they were");
+    }
+    None
 }
 
 impl Conditions {

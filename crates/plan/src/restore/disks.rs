@@ -2,7 +2,7 @@
 
 use model::{DiskId, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, host_path};
 
-use super::{DiskPlan, Findings, HostFacts, Refusal, bytes, names, space};
+use super::{DiskPlan, Findings, HostFacts, Refusal, TreeFilePlan, bytes, names, space};
 
 /// Refuses disks the point does not have.
 pub(super) fn check_known(point: &RecoveryPoint, disks: &[DiskId], found: &mut Findings) {
@@ -23,9 +23,10 @@ pub(super) fn plan(
     wish: &RestoreWish,
     facts: &HostFacts,
     keep_ids: bool,
+    tree: &[TreeFilePlan],
     found: &mut Findings,
 ) -> Vec<DiskPlan> {
-    names::disk_targets(point, wish, facts, found)
+    names::disk_targets(point, wish, facts, tree, found)
         .into_iter()
         .map(|target| DiskPlan {
             disk: target.disk.id,
@@ -46,6 +47,7 @@ pub(super) fn check_paths(
     wish: &RestoreWish,
     facts: &HostFacts,
     disks: &[DiskPlan],
+    tree: &[TreeFilePlan],
     found: &mut Findings,
 ) -> Vec<String> {
     let own_place = wish.target == RestoreTarget::Original
@@ -56,6 +58,7 @@ pub(super) fn check_paths(
         let files = disk.chain.iter().map(|file| &file.target_path);
         files.chain([&disk.target_path])
     });
+    let written = written.chain(tree.iter().map(|file| &file.target_path));
     for path in written {
         if park.contains(path) {
             continue;

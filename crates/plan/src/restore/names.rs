@@ -3,19 +3,23 @@
 use std::collections::BTreeSet;
 
 use model::{
-    DiskSource, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, Timestamp, host_path,
+    DiskSource, FileImage, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, Timestamp,
+    host_path,
 };
 
-use super::{ChainFilePlan, Findings, HostFacts, Refusal};
+use super::checkpoints::come_back;
+use super::{ChainFilePlan, Findings, HostFacts, Refusal, TreeFilePlan};
 
-/// Returns the paths whose existence a plan must know: where the disks of this wish would be written.
+/// Returns the paths whose existence a plan must know: where the files of this wish would be written.
 ///
 /// `facts` needs no [`existing`](HostFacts::existing) for this. Paths that cannot be used are left out: the plan refuses
 /// them by name.
 #[must_use]
 pub fn wanted_paths(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts) -> Vec<String> {
     let mut paths = Vec::new();
-    for target in disk_targets(point, wish, facts, &mut Findings::default()) {
+    let tree = tree_targets(point, wish, facts).unwrap_or_default();
+    paths.extend(tree.iter().map(|file| file.target_path.clone()));
+    for target in disk_targets(point, wish, facts, &tree, &mut Findings::default()) {
         for file in target.chain {
             if !host_path::same(&file.target_path, &target.path) {
                 paths.push(file.target_path);
@@ -86,11 +90,12 @@ pub(super) struct DiskTarget<'p> {
 }
 
 /// Returns each disk of the wish with the paths it is written to. No two are the same. A disk for which there is no
-/// path is refused and left out.
+/// path is refused and left out. Disks of a tree of checkpoints are its leaves.
 pub(super) fn disk_targets<'p>(
     point: &'p RecoveryPoint,
     wish: &RestoreWish,
     facts: &HostFacts,
+    tree: &[TreeFilePlan],
     found: &mut Findings,
 ) -> Vec<DiskTarget<'p>> {
     let mut taken = BTreeSet::new();
@@ -101,7 +106,10 @@ pub(super) fn disk_targets<'p>(
         {
             continue;
         }
-        let target = disk_target(point, wish, facts, disk, &mut taken);
+        let target = match tree {
+            [] => disk_target(point, wish, facts, disk, &mut taken),
+            tree => leaf_target(disk, tree),
+        };
         targets.extend(found.take(target));
     }
     targets
@@ -114,11 +122,30 @@ fn disk_target<'p>(
     disk: DiskSource<'p>,
     taken: &mut BTreeSet<String>,
 ) -> Result<DiskTarget<'p>, Refusal> {
-    let folder = disk_folder(point, wish, facts, &disk)?;
+    let folder = disk_folder(point, wish, facts, Some(&disk))?;
     let path = free_name(&folder, disk.base_path, ".vhdx", taken);
     let path = host_path::check(&path)?;
     let chain = chain_targets(point, &disk, &folder, &path, taken)?;
     Ok(DiskTarget { disk, path, chain })
+}
+
+fn leaf_target<'p>(disk: DiskSource<'p>, tree: &[TreeFilePlan]) -> Result<DiskTarget<'p>, Refusal> {
+    let leaf = tree
+        .iter()
+        .find(|file| host_path::same(&file.source_path, disk.path))
+        .ok_or_else(|| incomplete(&disk, disk.path))?;
+    Ok(DiskTarget {
+        disk,
+        path: leaf.target_path.clone(),
+        chain: Vec::new(),
+    })
+}
+
+fn incomplete(disk: &DiskSource<'_>, file: &str) -> Refusal {
+    Refusal::IncompleteChain {
+        of: format!("disk {}", disk.id),
+        file: file.to_owned(),
+    }
 }
 
 /// Returns where the files of a chain are written, leaf first: under their own names beside the disk. The root of a VHDX
@@ -136,19 +163,14 @@ fn chain_targets(
     let last = chain.files.len().saturating_sub(1);
     let mut files = Vec::new();
     for (place, source_path) in chain.files.iter().enumerate() {
-        let file = point.file(source_path).ok_or(Refusal::IncompleteChain {
-            disk: disk.id,
-            file: source_path.clone(),
-        })?;
-        let (_, extension) = host_path::split_extension(host_path::file_name(source_path));
-        let target_path = if place == last && extension.eq_ignore_ascii_case(".vhdx") {
+        let file = point
+            .file(source_path)
+            .ok_or_else(|| incomplete(disk, source_path))?;
+        let extension = extension(source_path);
+        let target_path = if place == last && extension == ".vhdx" {
             disk_path.to_owned()
         } else {
-            let extension = match extension.to_lowercase().as_str() {
-                known @ (".vhdx" | ".avhdx" | ".vhd" | ".avhd") => known.to_owned(),
-                _ => ".file".to_owned(),
-            };
-            host_path::check(&free_name(folder, source_path, &extension, taken))?
+            host_path::check(&free_name(folder, source_path, extension, taken))?
         };
         files.push(ChainFilePlan {
             source_path: source_path.clone(),
@@ -159,20 +181,108 @@ fn chain_targets(
     Ok(files)
 }
 
+/// Returns the extension a file of a chain gets: its own where it is one of a disk.
+pub(super) fn extension(path: &str) -> &'static str {
+    let (_, found) = host_path::split_extension(host_path::file_name(path));
+    [".vhdx", ".avhdx", ".vhd", ".avhd"]
+        .into_iter()
+        .find(|known| found.eq_ignore_ascii_case(known))
+        .unwrap_or(".file")
+}
+
+/// Whether every file comes back where it was.
+pub(super) fn in_place(wish: &RestoreWish) -> bool {
+    wish.target == RestoreTarget::Original && wish.folder.is_none() && wish.disk_folders.is_empty()
+}
+
+/// Returns every disk file of a point whose checkpoints come back, with the path it is written to, parents before
+/// children: at its own place, or beside the disk it belongs to. Empty where they do not.
+pub(super) fn tree_targets(
+    point: &RecoveryPoint,
+    wish: &RestoreWish,
+    facts: &HostFacts,
+) -> Result<Vec<TreeFilePlan>, Refusal> {
+    if !come_back(point, wish, facts) {
+        return Ok(Vec::new());
+    }
+    let mut left: Vec<&FileImage> = point.files.iter().filter(|file| file.is_disk()).collect();
+    let (mut tree, mut taken) = (Vec::<TreeFilePlan>::new(), BTreeSet::new());
+    while !left.is_empty() {
+        let before = left.len();
+        let mut waiting = Vec::new();
+        for file in left {
+            let parent = file.disk.as_ref().and_then(|facts| facts.parent.as_deref());
+            let place = parent.map(|parent| {
+                tree.iter()
+                    .position(|there| host_path::same(&there.source_path, parent))
+            });
+            let Some(parent) = place.map_or(Some(None), |place| place.map(Some)) else {
+                waiting.push(file);
+                continue;
+            };
+            let own = host_path::parent(&file.path).filter(|_| in_place(wish));
+            let folder = match own {
+                Some(own) => host_path::check(own)?,
+                None => disk_folder(point, wish, facts, disk_of(point, file).as_ref())?,
+            };
+            let name = free_name(&folder, &file.path, extension(&file.path), &mut taken);
+            tree.push(TreeFilePlan {
+                source_path: file.path.clone(),
+                target_path: host_path::check(&name)?,
+                file_bytes: file.image.len,
+                parent,
+            });
+        }
+        if waiting.len() == before {
+            let orphan = waiting[0];
+            let parent = orphan.disk.as_ref().and_then(|facts| facts.parent.clone());
+            return Err(Refusal::IncompleteChain {
+                of: orphan.path.clone(),
+                file: parent.unwrap_or_default(),
+            });
+        }
+        left = waiting;
+    }
+    Ok(tree)
+}
+
+/// Returns the disk that a file belongs to: the one whose chain holds it, or the file it hangs on; `None` where the VM has
+/// no such disk any more.
+fn disk_of<'p>(point: &'p RecoveryPoint, file: &FileImage) -> Option<DiskSource<'p>> {
+    let mut path = file.path.as_str();
+    let mut found = None;
+    // A path that leads in a circle ends with the number of files.
+    for _ in 0..=point.files.len() {
+        let holds = |disk: &DiskSource<'_>| {
+            let files = disk.chain.iter().flat_map(|chain| &chain.files);
+            files.into_iter().any(|of| host_path::same(of, path))
+        };
+        found = point.disk_sources().find(holds);
+        let parent = || point.file(path)?.disk.as_ref()?.parent.as_deref();
+        match (found, parent()) {
+            (None, Some(parent)) => path = parent,
+            (Some(_), _) | (None, None) => break,
+        }
+    }
+    found
+}
+
+/// Returns the folder of a disk; without a disk, that of files no disk of the VM goes back to.
 fn disk_folder(
     point: &RecoveryPoint,
     wish: &RestoreWish,
     facts: &HostFacts,
-    disk: &DiskSource<'_>,
+    disk: Option<&DiskSource<'_>>,
 ) -> Result<String, Refusal> {
-    if let Some(own) = wish.disk_folders.iter().find(|own| own.disk == disk.id) {
+    let own = |disk: &&DiskSource<'_>| wish.disk_folders.iter().find(|own| own.disk == disk.id);
+    if let Some(own) = disk.as_ref().and_then(own) {
         return Ok(host_path::check(&own.folder)?);
     }
     if let Some(folder) = &wish.folder {
         return Ok(host_path::check(folder)?);
     }
     let original = wish.target == RestoreTarget::Original && wish.scope == RestoreScope::Vm;
-    if original && let Some(folder) = host_path::parent(disk.base_path) {
+    if original && let Some(folder) = disk.and_then(|disk| host_path::parent(disk.base_path)) {
         return Ok(host_path::check(folder)?);
     }
     let name = match wish.scope {

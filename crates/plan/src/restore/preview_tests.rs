@@ -2,7 +2,7 @@
 
 use model::{CheckpointInfo, Excluded, GIB, KeepOrNew, MIB, PowerAfter, RestoreTarget};
 
-use super::tests::{alternate, host, point, point_of_files, wish};
+use super::tests::{alternate, host, point, point_of_files, point_with_checkpoint, wish};
 use super::*;
 
 const HOST: &str = "AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAAA";
@@ -25,7 +25,10 @@ fn plan(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts) -> Restore
 /// VSS method, nothing excluded, same host.
 #[track_caller]
 fn check_rule(vss: bool, whole: bool, same: bool, outcome: CheckpointOutcome, decided: &str) {
-    let mut point = with_checkpoint(if vss { point_of_files() } else { point() });
+    let mut point = match vss {
+        true => point_with_checkpoint(),
+        false => with_checkpoint(point()),
+    };
     if !whole {
         point.excluded = vec![Excluded {
             path: "C:\\x.vhdx".into(),
@@ -48,12 +51,8 @@ fn check_rule(vss: bool, whole: bool, same: bool, outcome: CheckpointOutcome, de
     // Whatever the rule says, a plan says what will happen.
     let planned = plan(&point, &wish(alternate(&facts.id.to_string())), &facts);
     assert_eq!(planned.checkpoints.rule, rule);
-    assert_eq!(planned.checkpoints.outcome, CheckpointOutcome::Consolidated);
-    let warned = planned
-        .warnings
-        .iter()
-        .any(|text| text.contains("does not bring checkpoints back"));
-    assert_eq!(warned, outcome == CheckpointOutcome::Kept, "{rule}");
+    assert_eq!(planned.checkpoints.outcome, outcome);
+    assert_eq!(!planned.tree.is_empty(), outcome == CheckpointOutcome::Kept);
     point.checkpoints.clear();
     let rule = checkpoint_outcome(&point, &facts);
     assert_eq!(rule.outcome, CheckpointOutcome::None);
@@ -78,7 +77,7 @@ fn s19_checkpoints_come_back_in_one_case_of_eight() {
 
 #[test]
 fn s19_disks_alone_bring_no_checkpoints() {
-    let point = with_checkpoint(point_of_files());
+    let point = point_with_checkpoint();
     let mut asked = wish(alternate(HOST));
     asked.scope = RestoreScope::Disks {
         disks: vec![point.chains[0].id],
@@ -86,7 +85,7 @@ fn s19_disks_alone_bring_no_checkpoints() {
     let checkpoints = plan(&point, &asked, &host()).checkpoints;
     assert_eq!(checkpoints.outcome, CheckpointOutcome::Consolidated);
     assert!(!checkpoints.whole_vm);
-    assert_eq!(checkpoints.names, ["before update"]);
+    assert_eq!(checkpoints.names, ["one"]);
 }
 
 #[track_caller]

@@ -95,10 +95,10 @@ pub enum Refusal {
     )]
     VssPoint,
     /// A file of a chain is not in the point.
-    #[error("the recovery point does not hold {file}, which disk {disk} is made of")]
+    #[error("the recovery point does not hold {file}, which {of} is made of")]
     IncompleteChain {
-        /// The disk.
-        disk: DiskId,
+        /// The disk or file.
+        of: String,
         /// The file.
         file: String,
     },

@@ -4,7 +4,7 @@ use std::fmt;
 
 use model::{DiskSource, FileImage, HumanBytes, KIB, MIB, RecoveryPoint, host_path};
 
-use super::{ChainFilePlan, DiskPlan, Findings, HostFacts, Refusal};
+use super::{ChainFilePlan, DiskPlan, Findings, HostFacts, Refusal, TreeFilePlan};
 
 /// What a volume must have free, and has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ pub(super) fn chain_bytes(disk: &DiskSource<'_>, chain: &[ChainFilePlan], path: 
 pub(super) fn needs(
     facts: &HostFacts,
     disks: &[DiskPlan],
+    tree: &[TreeFilePlan],
     config_folder: Option<&str>,
     point: &RecoveryPoint,
     found: &mut Findings,
@@ -105,8 +106,14 @@ pub(super) fn needs(
         .max(CONFIG_BYTES);
     let disk_writes = disks
         .iter()
+        .filter(|_| tree.is_empty())
         .map(|disk| (disk.target_path.as_str(), disk.needed_bytes));
-    let writes = disk_writes.chain(config_folder.map(|folder| (folder, config_bytes)));
+    let tree_writes = tree
+        .iter()
+        .map(|file| (file.target_path.as_str(), file.file_bytes));
+    let writes = disk_writes
+        .chain(tree_writes)
+        .chain(config_folder.map(|folder| (folder, config_bytes)));
     let mut needs: Vec<VolumeNeed> = Vec::new();
     for (path, bytes) in writes {
         let Some(volume) = facts.volume_of(path) else {

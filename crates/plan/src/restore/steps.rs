@@ -4,7 +4,7 @@ use std::fmt;
 
 use model::{DiskId, HumanBytes, VmId};
 
-use super::{DiskPlan, RestoreKind, Route};
+use super::{DiskPlan, RestoreKind, Route, TreeFilePlan};
 
 /// A step of a plan. Shown, it is a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,20 @@ pub enum Step {
         /// Whether the disk gets a new VirtualDiskId.
         new_disk_id: bool,
     },
+    /// A file of a checkpoint tree is written, and stays.
+    WriteTreeFile {
+        /// The file.
+        path: String,
+        /// Its length.
+        file_bytes: u64,
+    },
+    /// The files of a checkpoint tree are made to find each other.
+    LinkTree {
+        /// How many there are.
+        files: usize,
+        /// Whether their disks get new VirtualDiskIds.
+        new_disk_ids: bool,
+    },
     /// The VM is registered.
     RegisterVm {
         /// Its name.
@@ -79,13 +93,18 @@ pub enum Step {
 
 /// Returns the steps of a restore. Chains have their final names from the first byte on, so what stands there is moved
 /// aside before they are written; flat disks get their names once they are whole.
-pub(super) fn of(kind: &RestoreKind, disks: &[DiskPlan], park: &[String]) -> Vec<Step> {
+pub(super) fn of(
+    kind: &RestoreKind,
+    disks: &[DiskPlan],
+    tree: &[TreeFilePlan],
+    park: &[String],
+) -> Vec<Step> {
     let mut steps = Vec::new();
     let move_aside = || {
         park.iter()
             .map(|path| Step::MoveAside { path: path.clone() })
     };
-    let chained = disks.iter().any(|disk| !disk.chain.is_empty());
+    let chained = !tree.is_empty() || disks.iter().any(|disk| !disk.chain.is_empty());
     if let Some(vm) = kind.vm().and_then(|vm| vm.id) {
         steps.push(Step::VoidBases { vm });
     }
@@ -99,7 +118,18 @@ pub(super) fn of(kind: &RestoreKind, disks: &[DiskPlan], park: &[String]) -> Vec
             file_bytes: file.file_bytes,
         }));
     }
-    for disk in disks.iter().filter(|disk| disk.chain.is_empty()) {
+    steps.extend(tree.iter().map(|file| Step::WriteTreeFile {
+        path: file.target_path.clone(),
+        file_bytes: file.file_bytes,
+    }));
+    if !tree.is_empty() {
+        steps.push(Step::LinkTree {
+            files: tree.len(),
+            new_disk_ids: disks.iter().any(|disk| disk.new_disk_id),
+        });
+    }
+    let flat = |disk: &&DiskPlan| tree.is_empty() && disk.chain.is_empty();
+    for disk in disks.iter().filter(flat) {
         steps.push(Step::WriteDisk {
             disk: disk.disk,
             path: disk.target_path.clone(),
@@ -147,6 +177,8 @@ impl Step {
             Step::WriteDisk { .. } => "write-disk",
             Step::WriteChainFile { .. } => "write-chain-file",
             Step::MergeChain { .. } => "merge-chain",
+            Step::WriteTreeFile { .. } => "write-tree-file",
+            Step::LinkTree { .. } => "link-tree",
             Step::RegisterVm { .. } => "register-vm",
             Step::ReadBack { .. } => "read-back",
             Step::StartVm { .. } => "start-vm",
@@ -160,9 +192,13 @@ impl Step {
             Step::MoveAside { path }
             | Step::WriteDisk { path, .. }
             | Step::WriteChainFile { path, .. }
-            | Step::MergeChain { path, .. } => Some(path),
+            | Step::MergeChain { path, .. }
+            | Step::WriteTreeFile { path, .. } => Some(path),
             Step::RegisterVm { config_folder, .. } => Some(config_folder),
-            Step::VoidBases { .. } | Step::ReadBack { .. } | Step::StartVm { .. } => None,
+            Step::VoidBases { .. }
+            | Step::LinkTree { .. }
+            | Step::ReadBack { .. }
+            | Step::StartVm { .. } => None,
         }
     }
 
@@ -171,10 +207,13 @@ impl Step {
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Step::WriteDisk { fetch_bytes, .. } => Some(*fetch_bytes),
-            Step::WriteChainFile { file_bytes, .. } => Some(*file_bytes),
+            Step::WriteChainFile { file_bytes, .. } | Step::WriteTreeFile { file_bytes, .. } => {
+                Some(*file_bytes)
+            }
             Step::VoidBases { .. }
             | Step::MoveAside { .. }
             | Step::MergeChain { .. }
+            | Step::LinkTree { .. }
             | Step::RegisterVm { .. }
             | Step::ReadBack { .. }
             | Step::StartVm { .. } => None,
@@ -235,6 +274,22 @@ impl fmt::Display for Step {
                 f,
                 "Make {path} of the {files} files of disk {disk}, {}.",
                 id_text(*new_disk_id)
+            ),
+            Step::WriteTreeFile { path, file_bytes } => write!(
+                f,
+                "Write {path} of the checkpoint tree: {}.",
+                HumanBytes(*file_bytes)
+            ),
+            Step::LinkTree {
+                files,
+                new_disk_ids,
+            } => write!(
+                f,
+                "Make the {files} files of the checkpoint tree find each other, {}.",
+                match new_disk_ids {
+                    true => "with new disk ids",
+                    false => "with their disk ids",
+                }
             ),
             Step::RegisterVm {
                 name,

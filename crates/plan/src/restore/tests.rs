@@ -1,7 +1,7 @@
 use model::{
     Consistency, ControllerKind, DiskFolder, DiskImage, Fence, FileImage, GIB, Generation, HostId,
     ImageRef, JobId, MIB, Memory, NetworkMap, PointKind, PowerAfter, PowerState, SourceHost,
-    SwitchRef, Timestamp, VmConfig,
+    SwitchRef, Timestamp, VmConfig, host_path,
 };
 
 use super::*;
@@ -515,6 +515,145 @@ fn s19_merging_checkpoints_that_could_have_stayed_is_said() {
         slot: "scsi 0:5".into(),
     }];
     assert!(!warned(&point, &host()));
+}
+
+/// [`point_of_files`] of a VM with a checkpoint, whose definition is there.
+pub(super) fn point_with_checkpoint() -> RecoveryPoint {
+    let mut point = point_of_files();
+    point.checkpoints = vec![model::CheckpointInfo {
+        id: "Microsoft:9".into(),
+        name: "one".into(),
+        parent: None,
+        created: None,
+    }];
+    let own = point.files.iter().find(|file| file.is_own_config());
+    let mut config = own.unwrap().clone();
+    config.path = "C:\\VMs\\web01\\Snapshots\\9.vmcx".into();
+    config.checkpoint = Some("Microsoft:9".into());
+    point.files.push(config);
+    for file in &mut point.files {
+        file.path = file.path.replace("old.vhd", "old.vhdx");
+    }
+    let old = &mut point.chains[1];
+    for path in [&mut old.path, &mut old.base_path, &mut old.files[0]] {
+        *path = path.replace("old.vhd", "old.vhdx");
+    }
+    // The other branch of the checkpoint.
+    let mut branch = point.file("C:\\VMs\\web01\\os_2.avhdx").unwrap().clone();
+    branch.path = "C:\\VMs\\web01\\os_3.avhdx".into();
+    point.files.insert(0, branch);
+    for file in point.files.iter_mut().filter(|file| file.is_disk()) {
+        let parent = match host_path::file_name(&file.path) {
+            "os_2.avhdx" | "os_3.avhdx" => Some("C:\\VMs\\web01\\os_1.avhdx".to_owned()),
+            "os_1.avhdx" => Some("C:\\Gold\\os.vhdx".to_owned()),
+            _ => None,
+        };
+        file.disk = Some(model::DiskFileFacts {
+            parent,
+            data_write_guid: String::new(),
+            modified: None,
+        });
+    }
+    point
+}
+
+#[test]
+fn s19_checkpoints_come_back_if_and_only_if_all_three_conditions_hold() {
+    for (vss, whole, same_host) in (0..8).map(|n| (n & 1 != 0, n & 2 != 0, n & 4 != 0)) {
+        let mut point = if vss {
+            point_with_checkpoint()
+        } else {
+            point()
+        };
+        if !vss {
+            point.checkpoints = point_with_checkpoint().checkpoints;
+        }
+        if !whole {
+            point.excluded = vec![model::Excluded {
+                path: "C:\\x.vhdx".into(),
+                slot: "scsi 0:5".into(),
+            }];
+        }
+        let mut facts = host();
+        if !same_host {
+            facts.id = OTHER.parse().unwrap();
+        }
+        let wish = wish(RestoreTarget::Alternate { host: facts.id });
+        let plan = plan_restore(&point, &wish, &facts).unwrap();
+        let case = format!("{vss} {whole} {same_host}");
+        assert_eq!(!plan.tree.is_empty(), vss && whole && same_host, "{case}");
+        assert!(!plan.disks.is_empty(), "{case}");
+        let merges = plan.steps.iter().any(|step| step.name() == "merge-chain");
+        let links = plan.steps.iter().any(|step| step.name() == "link-tree");
+        let kept = !plan.tree.is_empty();
+        assert_eq!((merges, links), (vss && !kept, kept), "{case}");
+        if !kept {
+            continue;
+        }
+        let files = point.files.iter().filter(|file| file.is_disk());
+        assert_eq!(plan.tree.len(), files.count());
+        for (place, file) in plan.tree.iter().enumerate() {
+            let stored = point.file(&file.source_path).unwrap();
+            let parent = stored.disk.as_ref().unwrap().parent.as_deref();
+            assert_eq!(
+                file.parent.map(|at| plan.tree[at].source_path.as_str()),
+                parent
+            );
+            assert!(file.parent.is_none_or(|parent| parent < place));
+        }
+        assert!(plan.disks.iter().all(|disk| disk.chain.is_empty()));
+        let leaf = plan
+            .tree
+            .iter()
+            .find(|file| file.source_path == plan.disks[0].source_path);
+        assert_eq!(leaf.unwrap().target_path, plan.disks[0].target_path);
+        let needed: u64 = plan.volumes.iter().map(|volume| volume.needed_bytes).sum();
+        let files: u64 = plan.tree.iter().map(|file| file.file_bytes).sum();
+        assert!(needed >= files && needed < files + GIB);
+    }
+}
+
+#[test]
+fn s19_files_of_a_tree_come_back_where_they_were() {
+    let point = point_with_checkpoint();
+    let plan = plan_restore(&point, &wish(RestoreTarget::Original), &host()).unwrap();
+    assert!(!plan.tree.is_empty());
+    for file in &plan.tree {
+        assert_eq!(file.target_path, file.source_path);
+    }
+    // Elsewhere they lie beside their disk, branches as well.
+    let mut elsewhere = wish(alternate(HOST));
+    elsewhere.folder = Some("D:\\back".into());
+    let plan = plan_restore(&point, &elsewhere, &host()).unwrap();
+    for file in &plan.tree {
+        let name = host_path::file_name(&file.source_path);
+        assert_eq!(file.target_path, format!("D:\\back\\{name}"));
+    }
+    // Nothing here can give a VHD another parent.
+    let mut old = point_with_checkpoint();
+    for file in &mut old.files {
+        file.path = file.path.replace("old.vhdx", "old.vhd");
+    }
+    let chain = &mut old.chains[1];
+    for path in [&mut chain.path, &mut chain.base_path, &mut chain.files[0]] {
+        *path = path.replace("old.vhdx", "old.vhd");
+    }
+    let plan = plan_restore(&old, &elsewhere, &host()).unwrap();
+    assert!(plan.tree.is_empty());
+    assert!(plan.warnings.iter().any(|text| text.contains("VHD format")));
+    let plan = plan_restore(&old, &wish(RestoreTarget::Original), &host()).unwrap();
+    assert!(!plan.tree.is_empty());
+    // A file whose parent is not in the point cannot be put anywhere.
+    let mut torn = point_with_checkpoint();
+    torn.files.retain(|file| {
+        file.disk.is_none()
+            || file
+                .disk
+                .as_ref()
+                .is_some_and(|facts| facts.parent.is_some())
+    });
+    let refusal = plan_restore(&torn, &wish(RestoreTarget::Original), &host()).unwrap_err();
+    assert_eq!(refusal.code(), "incomplete-chain");
 }
 
 #[test]

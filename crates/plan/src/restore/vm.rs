@@ -58,7 +58,7 @@ pub(super) fn plan(
     } else {
         Route::Define
     };
-    warn(point, facts, found);
+    warn(point, wish, facts, found);
     let nics = plan_nics(point, wish, facts, found);
     let start = match wish.power {
         PowerAfter::Off => false,
@@ -78,7 +78,7 @@ pub(super) fn plan(
 }
 
 /// Says what of the point does not come back.
-fn warn(point: &RecoveryPoint, facts: &HostFacts, found: &mut Findings) {
+fn warn(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts, found: &mut Findings) {
     for unsupported in &point.unsupported {
         found
             .warnings
@@ -90,7 +90,9 @@ fn warn(point: &RecoveryPoint, facts: &HostFacts, found: &mut Findings) {
             excluded.path, excluded.slot
         ));
     }
-    found.warnings.extend(checkpoints::warning(point, facts));
+    found
+        .warnings
+        .extend(checkpoints::warning(point, wish, facts));
 }
 
 fn plan_nics(
