@@ -174,6 +174,7 @@ fn inventory_vm(vm: &VmSummary) -> InventoryVm {
             .iter()
             .map(|item| item.what.clone())
             .collect(),
+        macs: macs(&vm.config),
     }
 }
 

@@ -12,6 +12,7 @@ mod chains;
 mod disks;
 mod facts;
 mod join;
+mod preview;
 mod register;
 mod room;
 mod tree;
@@ -23,12 +24,13 @@ use std::time::Instant;
 
 use api::agent_v1::{OpenRestore, RestoreWork, VoidBases};
 use model::{HumanBytes, JobId, VmId, host_path};
-use plan::restore::{RestoreKind, RestorePlan, plan_restore};
+use plan::restore::{RestoreKind, RestorePlan};
 
 use crate::job::{JobContext, JobError};
 use crate::journal::Journal;
 use crate::worker::Shared;
 
+pub(crate) use preview::answer;
 pub(crate) use undo::undo_all;
 
 /// What the parts of one restore share.
@@ -92,9 +94,12 @@ impl Restore<'_> {
 
     /// Gathers facts and plans; refuses where there is no room (S12).
     async fn plan(&self) -> Result<(RestorePlan, String), JobError> {
-        let work = self.work;
-        let facts = facts::gather(self.shared, &work.point, &work.wish, Vec::new()).await?;
-        let plan = plan_restore(&work.point, &work.wish, &facts)?;
+        let (preview, _) = preview::look(self.shared, self.work).await?;
+        let plan = preview.into_plan()?;
+        let collisions = plan.identities.iter().flat_map(|found| &found.collisions);
+        for collision in collisions {
+            self.context.note(collision.to_string());
+        }
         for warning in &plan.warnings {
             self.context.warning(warning.clone());
         }

@@ -3,16 +3,18 @@
 //! Before the first job, and whenever a job has ended badly, the janitor undoes what journals and marks name. While
 //! that is impossible the agent is not ready, and says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use api::agent_v1::{CertificateRequest, Finish, Outcome, PollRequest, Readiness, Work};
+use api::agent_v1::{
+    Ask, CertificateRequest, Finish, Outcome, PollRequest, Question, Readiness, Work,
+};
 use api_client::{Agent, Kind};
 use hyperv::{Host, HostFiles};
-use model::{Fence, JobId, MIB};
+use model::{Fence, JobId, MIB, QuestionId};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     /// Settings.
     pub(crate) options: RunOptions,
     running: Mutex<HashMap<JobId, Arc<JobContext>>>,
+    /// Questions being answered.
+    answering: Mutex<HashSet<QuestionId>>,
     job_ended: Notify,
     /// One inventory is listed and sent at a time, so that an older list never overtakes a newer one.
     pub(crate) inventory_turn: Semaphore,
@@ -71,6 +75,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
         files,
         options,
         running: Mutex::default(),
+        answering: Mutex::default(),
         job_ended: Notify::new(),
         inventory_turn: Semaphore::new(1),
         shadow_turn: Semaphore::new(1),
@@ -147,6 +152,12 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn answering(&self) -> std::sync::MutexGuard<'_, HashSet<QuestionId>> {
+        self.answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns the attempts that run now.
     pub(crate) fn running_attempts(&self) -> Vec<(JobId, Fence)> {
         self.running()
@@ -201,6 +212,7 @@ async fn turn(
         host: host.facts.as_deref().map(host::identity),
         running: shared.running_jobs(),
         slots: shared.options.slots,
+        answering: shared.answering().iter().copied().collect(),
     };
     let reply = match server.poll(&request).await {
         Ok(reply) => reply,
@@ -223,6 +235,12 @@ async fn turn(
     if reply.inventory_wanted {
         monitor.inventory_wanted.notify_one();
     }
+    for question in reply.questions {
+        if shared.answering().insert(question.id) {
+            let (shared, server) = (Arc::clone(shared), server.clone());
+            tasks.spawn(async move { answer(&shared, &server, question).await });
+        }
+    }
     if let Some(assignment) = reply.assignment {
         let rate = shared.options.rate.clone();
         let context = Arc::new(JobContext::new(server.clone(), &assignment, rate));
@@ -237,6 +255,18 @@ async fn turn(
         });
     }
     (!ready || asked_to_stop).then_some(UNREADY_PAUSE)
+}
+
+/// Answers a question. One that could not be told is asked again.
+async fn answer(shared: &Arc<Shared>, server: &Agent, question: Question) {
+    let id = question.id;
+    let answer = match question.ask {
+        Ask::PlanRestore(work) => restore::answer(shared, &work).await,
+    };
+    if let Err(error) = server.answer(id, &answer).await {
+        warn!("cannot answer question {id} of the server: {error}");
+    }
+    shared.answering().remove(&id);
 }
 
 /// Runs a job and tells the server how it ended.

@@ -5,6 +5,7 @@
 //! | `POST /agent/v1/enroll` (people's port, no certificate) | [`EnrolRequest`] → [`EnrolReply`] |
 //! | `POST /agent/v1/certificate` | [`CertificateRequest`] → [`EnrolReply`] |
 //! | `POST /agent/v1/poll` (held up to [`PollRequest::wait_secs`]) | [`PollRequest`] → [`PollReply`] |
+//! | `POST /agent/v1/questions/{q}/answer` | [`Answer`] → 204 |
 //! | `POST /agent/v1/inventory` | [`Inventory`] → 204 |
 //! | `POST /agent/v1/jobs/{job}/report` (renews the lease) | [`Report`] → [`ReportReply`] |
 //! | `POST /agent/v1/jobs/{job}/finish` | [`Finish`] → 204 |
@@ -27,9 +28,11 @@
 
 use model::{
     AgentId, BaseRecord, ConsistencyWish, DiskId, Fence, FileImage, FullReason, HostId, ImageRef,
-    JobId, Method, PointId, RecoveryPoint, RestoreWish, SessionId, Timestamp, VmId,
+    JobId, Method, PointId, QuestionId, RecoveryPoint, RestoreWish, SessionId, Timestamp, VmId,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::v1::{AgreedPlan, PlannedRestore};
 
 /// An agent asks to be enrolled.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +86,9 @@ pub struct PollRequest {
     pub running: Vec<JobId>,
     /// Most jobs it runs at once.
     pub slots: u32,
+    /// Questions it is at.
+    #[serde(default)]
+    pub answering: Vec<QuestionId>,
 }
 
 /// Whether an agent can work.
@@ -118,6 +124,48 @@ pub struct PollReply {
     pub stop: Vec<JobId>,
     /// Whether the server wants a fresh inventory.
     pub inventory_wanted: bool,
+    /// What someone waits to hear. Needs no lease; to answer changes nothing on the host.
+    #[serde(default)]
+    pub questions: Vec<Question>,
+}
+
+/// Something an agent is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Question {
+    /// Its id, for the answer.
+    pub id: QuestionId,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+/// What an agent can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Ask {
+    /// What would this restore do?
+    PlanRestore(Box<RestoreWork>),
+}
+
+/// An agent's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Answer {
+    /// This.
+    RestorePlan {
+        /// The plan as people see it.
+        planned: Box<PlannedRestore>,
+        /// What its fingerprint covers, a line each.
+        effects: Vec<String>,
+    },
+    /// It cannot be told.
+    Failed {
+        /// Stable code.
+        code: String,
+        /// What happened, where.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
 }
 
 /// A job handed to an agent.
@@ -169,6 +217,25 @@ pub struct RestoreWork {
     pub wish: RestoreWish,
     /// The recovery point: what the plan is made from, before any data is asked for.
     pub point: Box<RecoveryPoint>,
+    /// VMs of other hosts that share an id, a name or a MAC address with it.
+    #[serde(default)]
+    pub elsewhere: Vec<KnownVm>,
+    /// The plan that was agreed to; the restore is done only while it holds.
+    #[serde(default)]
+    pub agreed: Option<AgreedPlan>,
+}
+
+/// A VM of another host, by what a VM is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownVm {
+    /// Id.
+    pub id: VmId,
+    /// Display name.
+    pub name: String,
+    /// Name of its host.
+    pub host: String,
+    /// MAC addresses of its adapters.
+    pub macs: Vec<String>,
 }
 
 /// What the host has.
@@ -199,6 +266,9 @@ pub struct InventoryVm {
     pub checkpoints: u32,
     /// What cannot be backed up.
     pub unsupported: Vec<String>,
+    /// MAC addresses of its adapters.
+    #[serde(default)]
+    pub macs: Vec<String>,
 }
 
 /// A disk in the inventory.

@@ -19,6 +19,12 @@ pub mod codes {
     pub const CONFLICT: &str = "conflict";
     /// The job was handed to someone else, has ended or was cancelled: an old fence changes nothing.
     pub const FENCED: &str = "fenced";
+    /// Nobody can look at the host: its agent has not been heard of lately.
+    pub const AGENT_OFFLINE: &str = "agent-offline";
+    /// The agent of the host is there and says why it cannot work.
+    pub const AGENT_NOT_READY: &str = "agent-not-ready";
+    /// The plan that was agreed to is not what would be done now.
+    pub const PLAN_DRIFTED: &str = "plan-drifted";
     /// Published content refers to chunks the store does not hold; `missing` lists them.
     pub const CHUNKS_MISSING: &str = "chunks-missing";
     /// Stored data does not match its hash.
@@ -91,7 +97,13 @@ fn status_of(code: &str) -> u16 {
         codes::NOT_AUTHENTICATED => 401,
         codes::NOT_ALLOWED => 403,
         codes::NOT_FOUND => 404,
-        codes::AMBIGUOUS | codes::CONFLICT | codes::FENCED | codes::CHUNKS_MISSING => 409,
+        codes::AMBIGUOUS
+        | codes::CONFLICT
+        | codes::FENCED
+        | codes::AGENT_OFFLINE
+        | codes::AGENT_NOT_READY
+        | codes::PLAN_DRIFTED
+        | codes::CHUNKS_MISSING => 409,
         codes::TOO_LARGE => 413,
         codes::TOO_MANY => 429,
         codes::UNAVAILABLE => 503,

@@ -18,6 +18,7 @@
 //! | `POST /api/v1/points/{point}/verify` | operator | → [`Job`] |
 //! | `DELETE /api/v1/points/{point}` | administrator | → 204 |
 //! | `POST /api/v1/restores` | administrator | [`RestoreRequest`] → [`Jobs`] |
+//! | `POST /api/v1/restores/plan` (nothing is done) | administrator | [`RestoreRequest`] → [`RestorePlan`] |
 //! | `GET /api/v1/jobs?state=&vm=&kind=&limit=&cursor=`, `/jobs/{job}` | viewer | → `Page<`[`Job`]`>`, [`Job`] |
 //! | `GET /api/v1/jobs/{job}/wait?change=N&secs=S` | viewer | → [`Job`] once it differs from change N, or after S ≤ 30 seconds |
 //! | `GET /api/v1/jobs/{job}/log` | viewer | → `Page<`[`LogLine`]`>` |
@@ -30,10 +31,18 @@
 //! `{vm}`, `{host}` and `{policy}` are an id, or a name where it is unique (else 409 `ambiguous` lists the ids).
 //! `{point}` is an id; `latest` needs `?vm=`. Requests that start work take an `Idempotency-Key` header.
 
+mod plan;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use plan::{
+    AgreedPlan, PlanAdapter, PlanCheckpoints, PlanCollision, PlanConditions, PlanDisk,
+    PlanEstimate, PlanIdentities, PlanIdentity, PlanRefusal, PlanStep, PlanVolume, PlannedRestore,
+    RestorePlan,
+};
 
 /// A part of a list.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -385,6 +394,9 @@ pub struct RestoreRequest {
     /// `off` (default), `as-before`, `on`.
     #[serde(default)]
     pub power: Option<String>,
+    /// The plan that was agreed to; anything else is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<AgreedPlan>,
 }
 
 /// A job.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use api::agent_v1 as v1;
-use model::{AgentId, JobId, SessionId, Timestamp};
+use model::{AgentId, JobId, QuestionId, SessionId, Timestamp};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -118,6 +118,19 @@ impl Agent {
         let timeout = Duration::from_secs(u64::from(request.wait_secs) + 20);
         self.json_once(&format!("{}/poll", self.base), request, timeout)
             .await
+    }
+
+    /// Answers a question. Not repeated: it is asked again.
+    pub async fn answer(
+        &self,
+        question: QuestionId,
+        answer: &v1::Answer,
+    ) -> Result<(), ClientError> {
+        self.empty_once(
+            &format!("{}/questions/{question}/answer", self.base),
+            answer,
+        )
+        .await
     }
 
     /// Sends what the host has. Not repeated.

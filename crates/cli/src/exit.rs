@@ -93,7 +93,12 @@ pub(crate) fn exit_of(end: End<'_>) -> Exit {
             codes::BAD_REQUEST | "usage" => Exit::Usage,
             codes::NOT_FOUND => Exit::NotFound,
             codes::NOT_AUTHENTICATED | codes::NOT_ALLOWED => Exit::NotAllowed,
-            codes::AMBIGUOUS | codes::CONFLICT | codes::FENCED => Exit::Conflict,
+            codes::AMBIGUOUS
+            | codes::CONFLICT
+            | codes::FENCED
+            | codes::AGENT_OFFLINE
+            | codes::AGENT_NOT_READY
+            | codes::PLAN_DRIFTED => Exit::Conflict,
             codes::DAMAGED | codes::CHUNKS_MISSING | "verify-failed" | "content-mismatch" => {
                 Exit::Integrity
             }
@@ -131,6 +136,9 @@ mod tests {
             (codes::AMBIGUOUS, 6),
             (codes::CONFLICT, 6),
             (codes::FENCED, 6),
+            (codes::AGENT_OFFLINE, 6),
+            (codes::AGENT_NOT_READY, 6),
+            (codes::PLAN_DRIFTED, 6),
             (codes::CHUNKS_MISSING, 7),
             (codes::DAMAGED, 7),
             (codes::STORE_FULL, 1),
@@ -153,6 +161,7 @@ mod tests {
             ("failed", None, 1),
             ("failed", Some("not-enough-space"), 1),
             ("failed", Some("damaged"), 7),
+            ("failed", Some("plan-drifted"), 6),
             ("cancelled", None, 1),
             ("skipped", None, 1),
             ("expired", None, 8),

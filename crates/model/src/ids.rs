@@ -99,6 +99,10 @@ guid_id!(
     SessionId, LowerHex
 );
 guid_id!(
+    /// A question of the server to an agent.
+    QuestionId, LowerHex
+);
+guid_id!(
     /// A vault: a store with its keys.
     VaultId, LowerHex
 );

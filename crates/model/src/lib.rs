@@ -12,7 +12,8 @@ mod units;
 mod vm;
 
 pub use ids::{
-    AgentId, DiskId, Fence, HostId, JobId, ParseIdError, PointId, SessionId, UserId, VaultId, VmId,
+    AgentId, DiskId, Fence, HostId, JobId, ParseIdError, PointId, QuestionId, SessionId, UserId,
+    VaultId, VmId,
 };
 pub use point::{
     BaseRecord, CheckpointInfo, Consistency, ConsistencyWish, DiskChain, DiskFileFacts, DiskImage,

@@ -9,7 +9,7 @@ use model::{AgentId, HostId, JobId, PointId, RecoveryPoint, Timestamp};
 use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::Polls;
+use crate::agents::{Polls, Questions};
 use crate::auth::{Throttle, role_of};
 use crate::clock;
 use crate::config::Config;
@@ -31,6 +31,7 @@ pub(crate) struct App {
     pub(crate) authority: Authority,
     pub(crate) throttle: Throttle,
     pub(crate) polls: Polls,
+    pub(crate) questions: Questions,
     pub(crate) wakes: Wakes,
     /// Packs that may be in memory at once.
     pub(crate) uploads: Semaphore,
@@ -61,6 +62,7 @@ impl App {
             vault,
             authority,
             polls: Polls::default(),
+            questions: Questions::default(),
             wakes: Wakes::default(),
             publishing: Mutex::new(()),
             server_work: Notify::new(),

@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod data_dir;
 mod files;
+mod fleet;
 mod http;
 mod init;
 mod master_key;

@@ -1,6 +1,7 @@
 //! What a job was asked to do, as it is kept in the catalog.
 
 use api::agent_v1::BackupWork;
+use api::v1::AgreedPlan;
 use catalog::Job;
 use model::{PointId, RestoreWish};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub(crate) struct RestoreRequest {
     /// What the job's log should say of the choice, such as newer points that were passed over.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
+    /// The plan that was agreed to.
+    #[serde(default)]
+    pub(crate) agreed: Option<AgreedPlan>,
 }
 
 /// A point to verify.

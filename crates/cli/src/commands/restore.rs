@@ -1,8 +1,12 @@
-//! `reprise restore start`.
+//! `reprise restore plan|start`.
+
+mod agreed;
+mod show;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use api::v1::{Job, Jobs, RestoreRequest};
+use api::v1::{Job, Jobs, RestorePlan, RestoreRequest};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::backup::WaitArgs;
@@ -24,19 +28,47 @@ pub(crate) struct RestoreArgs {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Show everything a restore would do; nothing is changed. Exit code 1 where something speaks against it
+    #[command(after_help = "Examples:\n  \
+        reprise restore plan web01\n  \
+        reprise restore plan web01 --to HV02 --folder 'D:\\Restored' --json > plan.json\n  \
+        reprise restore start --plan plan.json --wait")]
+    Plan(Box<PlanArgs>),
     /// Bring VMs, or disks of a VM, back from a recovery point
     #[command(after_help = "Examples:\n  \
         reprise restore start web01 --wait\n  \
         reprise restore start web01 --to HV02 --folder 'D:\\Restored' --name web01-test --network LAN=Lab --power on\n  \
-        reprise restore start web01 --disk data.vhdx --folder 'D:\\Restored' --wait")]
+        reprise restore start web01 --disk data.vhdx --folder 'D:\\Restored' --wait\n  \
+        reprise restore start --plan plan.json --wait")]
     Start(Box<StartArgs>),
+}
+
+#[derive(Args, Debug)]
+struct PlanArgs {
+    /// Names or ids, also of VMs that no longer exist
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+    #[command(flatten)]
+    wish: WishArgs,
 }
 
 #[derive(Args, Debug)]
 struct StartArgs {
     /// Names or ids, also of VMs that no longer exist
-    #[arg(required = true, value_name = "VM")]
+    #[arg(required_unless_present = "plan", value_name = "VM")]
     vms: Vec<String>,
+    #[command(flatten)]
+    wish: WishArgs,
+    /// Do exactly what `restore plan --json` wrote to this file; refused with exit code 6 where that has drifted
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// What a restore is asked to do.
+#[derive(Args, Debug)]
+struct WishArgs {
     /// Recovery point by id, or latest
     #[arg(long, value_name = "POINT", default_value = "latest")]
     point: String,
@@ -64,8 +96,6 @@ struct StartArgs {
     /// What the VM does afterwards [default: off]
     #[arg(long, value_enum)]
     power: Option<PowerName>,
-    #[command(flatten)]
-    wait: WaitArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,9 +119,26 @@ enum PowerName {
 /// Runs a verb.
 pub(crate) async fn run(out: Output, args: RestoreArgs) -> Result<Exit, Failure> {
     let client = args.connection.open()?;
-    let Verb::Start(start) = args.verb;
+    let start = match args.verb {
+        Verb::Plan(plan) => {
+            let mut exit = Exit::Ok;
+            for request in requests(&plan.vms, &plan.wish)? {
+                let plan: RestorePlan = client.post("/restores/plan", &request, None).await?;
+                out.show(&plan, show::plan)?;
+                if !plan.planned.refusals.is_empty() {
+                    exit = Exit::Failed;
+                }
+            }
+            return Ok(exit);
+        }
+        Verb::Start(start) => start,
+    };
+    let requests = match &start.plan {
+        Some(file) => agreed::requests(file, &start.vms, &start.wish)?,
+        None => requests(&start.vms, &start.wish)?,
+    };
     let mut jobs: Vec<Job> = Vec::new();
-    for request in requests(&start)? {
+    for request in requests {
         let made: Jobs = client
             .post("/restores", &request, Some(&super::new_key()))
             .await?;
@@ -101,8 +148,8 @@ pub(crate) async fn run(out: Output, args: RestoreArgs) -> Result<Exit, Failure>
 }
 
 /// Makes one request for each VM.
-fn requests(args: &StartArgs) -> Result<Vec<RestoreRequest>, Failure> {
-    if args.vms.len() > 1 {
+fn requests(vms: &[String], args: &WishArgs) -> Result<Vec<RestoreRequest>, Failure> {
+    if vms.len() > 1 {
         for (given, flag) in [
             (args.name.is_some(), "--name"),
             (!args.disks.is_empty(), "--disk"),
@@ -111,7 +158,7 @@ fn requests(args: &StartArgs) -> Result<Vec<RestoreRequest>, Failure> {
             if given {
                 return Err(Failure::usage(format!(
                     "{flag} is about one VM, but {} were named",
-                    args.vms.len()
+                    vms.len()
                 ))
                 .hint("restore them one by one"));
             }
@@ -148,8 +195,7 @@ fn requests(args: &StartArgs) -> Result<Vec<RestoreRequest>, Failure> {
         }
         .to_owned()
     });
-    Ok(args
-        .vms
+    Ok(vms
         .iter()
         .map(|vm| RestoreRequest {
             vm: vm.clone(),
@@ -163,6 +209,7 @@ fn requests(args: &StartArgs) -> Result<Vec<RestoreRequest>, Failure> {
             id: keep_or_new(args.id),
             mac: keep_or_new(args.mac),
             power: power.clone(),
+            plan: None,
         })
         .collect())
 }
@@ -193,7 +240,7 @@ mod tests {
 
     fn parse(words: &[&str]) -> Result<Vec<RestoreRequest>, Failure> {
         let line = Line::try_parse_from(std::iter::once(&"start").chain(words)).unwrap();
-        requests(&line.start)
+        requests(&line.start.vms, &line.start.wish)
     }
 
     #[test]

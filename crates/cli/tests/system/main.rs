@@ -13,6 +13,7 @@ mod checkpoints;
 mod file_systems;
 mod increments;
 mod kills;
+mod plans;
 mod queue;
 mod restores;
 mod shadow_ends;

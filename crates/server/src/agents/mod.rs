@@ -6,6 +6,7 @@ mod identity;
 mod inventory;
 mod poll;
 mod polls;
+mod questions;
 mod report;
 mod settle;
 
@@ -17,6 +18,7 @@ use axum::routing::{post, put};
 pub(crate) use enrol::enrol;
 pub(crate) use identity::Peer;
 pub(crate) use polls::Polls;
+pub(crate) use questions::Questions;
 
 use crate::app::Shared;
 use crate::http::{around, not_allowed_method, not_found};
@@ -27,6 +29,10 @@ pub(crate) fn router(app: &Shared) -> Router {
     let json = Router::new()
         .route("/agent/v1/certificate", post(enrol::renew))
         .route("/agent/v1/poll", post(poll::poll))
+        .route(
+            "/agent/v1/questions/{question}/answer",
+            post(questions::answer),
+        )
         .route("/agent/v1/inventory", post(inventory::take))
         .route("/agent/v1/jobs/{job}/report", post(report::report))
         .route("/agent/v1/jobs/{job}/finish", post(report::finish))

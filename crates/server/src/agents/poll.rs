@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Peer, enrol::printable};
 use crate::app::{App, Shared};
 use crate::clock;
+use crate::fleet;
 use crate::http::{ApiError, ApiResult, Json};
 use crate::request::JobRequest;
 
@@ -27,9 +28,10 @@ pub(super) async fn poll(
     peer: Peer,
     Json(request): Json<PollRequest>,
 ) -> ApiResult<Json<PollReply>> {
-    if request.running.len() > MAX_RUNNING || request.instance.len() > 200 {
+    let most = request.running.len().max(request.answering.len());
+    if most > MAX_RUNNING || request.instance.len() > 200 {
         return Err(ApiError::bad_request(
-            "more running jobs, or a longer instance, than can be",
+            "more running jobs or questions, or a longer instance, than can be",
         ));
     }
     let agent = peer.0.id;
@@ -47,9 +49,14 @@ pub(super) async fn poll(
         } else {
             None
         };
+        let questions = match &request.host {
+            Some(host) if ready => app.questions.waiting(host.id, &request.answering),
+            Some(_) | None => Vec::new(),
+        };
+        let asked = !questions.is_empty();
         let inventory_wanted = ready && app.polls.wants_inventory(agent, clock::now());
         let over = Instant::now() >= end || app.stopping();
-        if assignment.is_some() || !stop.is_empty() || inventory_wanted || over {
+        if assignment.is_some() || !stop.is_empty() || inventory_wanted || asked || over {
             if inventory_wanted {
                 app.polls.note_asked(agent, clock::now());
             }
@@ -57,6 +64,7 @@ pub(super) async fn poll(
                 assignment,
                 stop,
                 inventory_wanted,
+                questions,
             }));
         }
         let until = end.min(Instant::now() + LOOK_AGAIN);
@@ -163,9 +171,15 @@ async fn work_of(app: &App, job: &Job) -> ApiResult<Work> {
         JobRequest::Backup(work) => Ok(Work::Backup(work)),
         JobRequest::Restore(request) => {
             let point = app.live_point(request.wish.point).await?;
+            let elsewhere = match &job.host {
+                Some(host) => fleet::known_elsewhere(app, host.id, &point, &request.wish).await?,
+                None => Vec::new(),
+            };
             Ok(Work::Restore(Box::new(api::agent_v1::RestoreWork {
                 wish: request.wish,
                 point: Box::new(point),
+                elsewhere,
+                agreed: request.agreed,
             })))
         }
         JobRequest::Verify(_) => Err(ApiError::internal(anyhow::anyhow!(

@@ -7,6 +7,7 @@ mod hosts;
 mod jobs;
 mod points;
 mod policies;
+mod restore_plans;
 mod restores;
 mod session;
 mod users;
@@ -57,6 +58,7 @@ pub(crate) fn routes() -> Routes {
         .add(operator, routes!(points::verify))
         .add(administrator, routes!(points::delete))
         .add(administrator, routes!(restores::start))
+        .add(administrator, routes!(restore_plans::plan))
         .add(viewer, routes!(jobs::list))
         .add(viewer, routes!(jobs::show))
         .add(viewer, routes!(jobs::wait))

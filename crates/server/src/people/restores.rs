@@ -13,7 +13,7 @@ use model::{
 
 use super::points::file_name;
 use super::policies::parse_name;
-use super::{hosts, jobs as job_routes, points, vms};
+use super::{hosts, jobs as job_routes, points, restore_plans, vms};
 use crate::app::{App, Shared};
 use crate::clock;
 use crate::http::{ApiError, ApiResult, Caller, Json};
@@ -35,11 +35,17 @@ pub(super) async fn start(
     headers: HeaderMap,
     Json(request): Json<RestoreRequest>,
 ) -> ApiResult<(StatusCode, Json<Jobs>)> {
-    check_texts(&request)?;
     let key = job_routes::idempotency(&caller, &headers, "restores", &request)?;
-    let (point, notes) = find_point(&app, &request).await?;
-    let host = find_host(&app, &request, &point).await?;
-    let wish = wish(&request, &point, &host)?;
+    let Resolved {
+        point,
+        notes,
+        host,
+        wish,
+    } = resolve(&app, &request).await?;
+    let agreed = request.plan;
+    if let Some(agreed) = &agreed {
+        restore_plans::check_agreed(&app, &host, &wish, &point, agreed).await?;
+    }
     let new = NewJob {
         kind: JobKind::Restore,
         vm: Some(Target {
@@ -48,7 +54,12 @@ pub(super) async fn start(
         }),
         host: Some(host),
         point: Some(point.id),
-        request: JobRequest::Restore(Kept { wish, notes }).to_value()?,
+        request: JobRequest::Restore(Kept {
+            wish,
+            notes,
+            agreed,
+        })
+        .to_value()?,
         not_before: None,
     };
     let created = app
@@ -56,6 +67,29 @@ pub(super) async fn start(
         .create_jobs(&[new], key.as_ref(), &caller.actor, clock::now())
         .await?;
     Ok((StatusCode::ACCEPTED, Json(job_routes::made(&app, &created))))
+}
+
+/// A request with its names resolved.
+pub(super) struct Resolved {
+    pub(super) point: RecoveryPoint,
+    /// What is to be said of the choice of the point.
+    pub(super) notes: Vec<String>,
+    pub(super) host: Target<HostId>,
+    pub(super) wish: RestoreWish,
+}
+
+/// Resolves the names of a request.
+pub(super) async fn resolve(app: &App, request: &RestoreRequest) -> ApiResult<Resolved> {
+    check_texts(request)?;
+    let (point, notes) = find_point(app, request).await?;
+    let host = find_host(app, request, &point).await?;
+    let wish = wish(request, &point, &host)?;
+    Ok(Resolved {
+        point,
+        notes,
+        host,
+        wish,
+    })
 }
 
 fn check_texts(request: &RestoreRequest) -> ApiResult<()> {
@@ -169,11 +203,11 @@ fn wish(
         networks: networks.collect(),
         id: keep("id", &request.id)?,
         mac: keep("mac", &request.mac)?,
-        named_at: None,
         power: match request.power.as_deref() {
             Some(text) => parse_name("power", text, "off, as-before or on")?,
             None => PowerAfter::default(),
         },
+        named_at: request.plan.as_ref().map(|plan| plan.named_at),
     })
 }
 

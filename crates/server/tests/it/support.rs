@@ -245,6 +245,7 @@ impl FakeAgent {
             host: Some(self.host.clone()),
             running: running.to_vec(),
             slots: 4,
+            answering: Vec::new(),
         }
     }
 
@@ -287,6 +288,7 @@ impl FakeAgent {
                 }],
                 checkpoints: 0,
                 unsupported: Vec::new(),
+                macs: Vec::new(),
             }],
         };
         self.client.inventory(&inventory).await.unwrap();
