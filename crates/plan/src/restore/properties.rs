@@ -42,7 +42,7 @@ prop_compose! {
 prop_compose! {
     fn any_point()(
         chained: bool,
-        disks in proptest::collection::vec(any_disk(), 0..4),
+        disks in proptest::collection::vec(any_disk(), 1..4),
         mac in proptest::option::of(Just("00155D000001".to_owned())),
         configured in proptest::bool::weighted(0.9),
     ) -> RecoveryPoint {
@@ -117,11 +117,23 @@ fn is_in(paths: &[String], path: &str) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     #[test]
     fn no_plan_overbooks_touches_or_reuses_what_it_must_not(
         (point, wish) in any_request(),
-        facts in any_host(),
+        mut facts in any_host(),
+        stands in proptest::collection::vec(proptest::bool::weighted(0.2), 5),
+        in_use in proptest::bool::weighted(0.1),
     ) {
+        // Something stands where the restore would write, used by a VM or by nobody.
+        let wanted = wanted_paths(&point, &wish, &facts);
+        let there = wanted.into_iter().zip(stands).filter(|(_, stands)| *stands);
+        let there: Vec<String> = there.map(|(path, _)| path).collect();
+        if in_use {
+            facts.vms[0].files.extend(there.iter().cloned());
+        }
+        facts.existing.extend(there);
         let preview = preview_restore(&point, &wish, &facts);
         let code = preview.refusals.first().map(Refusal::code);
         let planned = preview.clone().into_plan();
