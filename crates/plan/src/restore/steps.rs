@@ -310,7 +310,11 @@ impl fmt::Display for Step {
             }
             Step::ReadBack { disks } => write!(
                 f,
-                "Read all that was written to {disks} disks back and compare it with the recovery point."
+                "Read all that was written{} back and compare it with the recovery point.",
+                match disks {
+                    1 => " to the disk".to_owned(),
+                    more => format!(" to the {more} disks"),
+                }
             ),
             Step::StartVm { name } => write!(f, "Start VM {name:?}."),
         }
