@@ -7,11 +7,11 @@ use api::v1::{
     AgreedPlan, NamedRef, PlanAdapter, PlanCheckpoints, PlanCollision, PlanConditions, PlanDisk,
     PlanEstimate, PlanIdentities, PlanIdentity, PlanRefusal, PlanStep, PlanVolume, PlannedRestore,
 };
-use model::RestoreScope;
+use model::{RestoreScope, host_path};
 use plan::restore::{
     Checkpoints, DiskPlan, Estimate, HostFacts, Identities, Preview, RateBasis, Refusal, Step,
-    VmElsewhere, VmIdentity, VolumeNeed, differences, plan_checkpoints, plan_identities,
-    preview_restore,
+    TreeFilePlan, VmElsewhere, VmIdentity, VolumeNeed, differences, plan_checkpoints,
+    plan_identities, preview_restore,
 };
 
 use super::facts;
@@ -112,7 +112,7 @@ fn told(work: &RestoreWork, preview: &Preview, facts: &HostFacts) -> PlannedRest
             .map(|plan| plan.steps.iter().map(step).collect())
             .unwrap_or_default(),
         disks: plan
-            .map(|plan| plan.disks.iter().map(disk).collect())
+            .map(|plan| plan.disks.iter().map(|of| disk(of, &plan.tree)).collect())
             .unwrap_or_default(),
         volumes: plan
             .map(|plan| plan.volumes.iter().map(volume).collect())
@@ -139,19 +139,36 @@ fn step(step: &Step) -> PlanStep {
     }
 }
 
-fn disk(disk: &DiskPlan) -> PlanDisk {
+fn disk(disk: &DiskPlan, tree: &[TreeFilePlan]) -> PlanDisk {
     let files = disk.chain.iter().map(|file| file.target_path.clone());
+    let (fetch_bytes, needed_bytes) = match tree_bytes(disk, tree) {
+        Some(bytes) => (bytes, bytes),
+        None => (disk.fetch_bytes, disk.needed_bytes),
+    };
     PlanDisk {
         id: disk.disk.to_string(),
         source_path: disk.source_path.clone(),
         path: disk.target_path.clone(),
         size_bytes: disk.size_bytes,
         fixed: disk.fixed,
-        fetch_bytes: disk.fetch_bytes,
-        needed_bytes: disk.needed_bytes,
+        fetch_bytes,
+        needed_bytes,
         new_id: disk.new_disk_id,
         files: files.collect(),
     }
+}
+
+/// Returns the length of a disk's files from its leaf to the root, where they come back as a tree.
+fn tree_bytes(disk: &DiskPlan, tree: &[TreeFilePlan]) -> Option<u64> {
+    let leaf = |file: &&TreeFilePlan| host_path::same(&file.target_path, &disk.target_path);
+    let mut file = tree.iter().find(leaf)?;
+    let mut bytes = file.file_bytes;
+    // A parent stands before its children.
+    while let Some(parent) = file.parent.and_then(|place| tree.get(place)) {
+        bytes = bytes.saturating_add(parent.file_bytes);
+        file = parent;
+    }
+    Some(bytes)
 }
 
 fn volume(need: &VolumeNeed) -> PlanVolume {

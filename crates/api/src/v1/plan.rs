@@ -60,7 +60,8 @@ pub struct PlannedRestore {
 /// A step of a plan.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PlanStep {
-    /// `void-bases`, `move-aside`, `write-disk`, `write-chain-file`, `merge-chain`, `register-vm`, `read-back`, `start-vm`.
+    /// `void-bases`, `move-aside`, `write-disk`, `write-chain-file`, `merge-chain`, `write-tree-file`, `link-tree`,
+    /// `register-vm`, `read-back`, `start-vm`.
     pub name: String,
     /// A sentence for people.
     pub text: String,

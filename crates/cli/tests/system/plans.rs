@@ -199,3 +199,32 @@ fn plan_tells_who_else_in_the_fleet_has_the_same_identity() {
         json!(["vss-method", "same-host"])
     );
 }
+
+#[test]
+fn plan_that_keeps_checkpoints_says_so_and_they_are_kept() {
+    let world = world_with_vm();
+    world.hosts[0].ctl(&["checkpoint", "create", "web01", "before update"]);
+    world.back_up("web01", &["--method", "vss"]);
+    let (planned, file) = plan(&world, &["--to", "HV01", "--name", "copy"]);
+    let checkpoints = &planned["checkpoints"];
+    assert_eq!(checkpoints["outcome"], "kept", "{planned}");
+    assert_eq!(checkpoints["names"], json!(["before update"]));
+    assert_eq!(checkpoints["decided_by"], json!([]));
+    assert_eq!(
+        planned["disks"][0]["files"],
+        Value::Null,
+        "nothing is merged"
+    );
+    let names = texts(&planned["steps"], "name");
+    assert!(names.contains(&"link-tree".to_owned()), "{names:?}");
+    let files = names.iter().filter(|name| *name == "write-tree-file");
+    assert_eq!(files.count(), 2, "{names:?}");
+    world.run_and_wait(&start(&file), &[]).expect(0);
+    let vm = world.hosts[0].vm("copy").unwrap();
+    assert_eq!(
+        texts(&vm["disks"], "path"),
+        texts(&planned["disks"], "path")
+    );
+    let kept = world.hosts[0].ctl(&["checkpoint", "list", "copy"]);
+    assert_eq!(kept.as_array().unwrap().len(), 1, "{kept}");
+}
