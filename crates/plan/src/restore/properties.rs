@@ -3,7 +3,7 @@
 use model::{DiskImage, GIB, KeepOrNew, RestoreScope, RestoreTarget, VmId, host_path};
 use proptest::prelude::*;
 
-use super::tests::{alternate, disk, host, point, point_of_files, wish};
+use super::tests::{alternate, disk, host, point, point_of_files, point_with_checkpoint, wish};
 use super::*;
 
 const HOST: &str = "AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAAA";
@@ -41,12 +41,16 @@ prop_compose! {
 
 prop_compose! {
     fn any_point()(
-        chained: bool,
+        form in 0..3,
         disks in proptest::collection::vec(any_disk(), 1..4),
         mac in proptest::option::of(Just("00155D000001".to_owned())),
         configured in proptest::bool::weighted(0.9),
     ) -> RecoveryPoint {
-        let mut made = if chained { point_of_files() } else { RecoveryPoint { disks, ..point() } };
+        let mut made = match form {
+            0 => RecoveryPoint { disks, ..point() },
+            1 => point_of_files(),
+            _ => point_with_checkpoint(),
+        };
         made.vm.nics[0].mac = mac;
         if !configured {
             made.files.retain(model::FileImage::is_disk);
@@ -104,6 +108,13 @@ prop_compose! {
 /// Every file a plan writes.
 fn written(plan: &RestorePlan) -> Vec<&str> {
     let mut paths: Vec<&str> = Vec::new();
+    if !plan.tree.is_empty() {
+        return plan
+            .tree
+            .iter()
+            .map(|file| file.target_path.as_str())
+            .collect();
+    }
     for disk in &plan.disks {
         let chain = disk.chain.iter().map(|file| file.target_path.as_str());
         paths.extend(chain.filter(|path| !host_path::same(path, &disk.target_path)));
@@ -123,7 +134,7 @@ proptest! {
     fn no_plan_overbooks_touches_or_reuses_what_it_must_not(
         (point, wish) in any_request(),
         mut facts in any_host(),
-        stands in proptest::collection::vec(proptest::bool::weighted(0.2), 5),
+        stands in proptest::collection::vec(proptest::bool::weighted(0.2), 7),
         in_use in proptest::bool::weighted(0.1),
     ) {
         // Something stands where the restore would write, used by a VM or by nobody.
@@ -144,13 +155,24 @@ proptest! {
         for volume in &facts.volumes {
             let on = |path: &str| host_path::is_below(path, &volume.path);
             let disks = plan.disks.iter().filter(|disk| on(&disk.target_path));
-            let needed: u64 = disks.map(|disk| disk.needed_bytes).sum();
+            let disks: u64 = disks.map(|disk| disk.needed_bytes).sum();
+            let files = plan.tree.iter().filter(|file| on(&file.target_path));
+            let files: u64 = files.map(|file| file.file_bytes).sum();
+            let needed = if plan.tree.is_empty() { disks } else { files };
             let reserve = facts.reserve.bytes(volume.capacity_bytes);
             prop_assert!(needed == 0 || needed + reserve <= volume.free_bytes);
         }
         for disk in &plan.disks {
-            let room = if disk.fixed { disk.size_bytes } else { disk.fetch_bytes };
-            prop_assert!(disk.needed_bytes > room.min(disk.fetch_bytes), "{disk:?}");
+            prop_assert!(disk.needed_bytes >= disk.fetch_bytes, "{disk:?}");
+            let full = disk.fixed && disk.chain.is_empty();
+            prop_assert!(!full || disk.needed_bytes > disk.size_bytes, "{disk:?}");
+        }
+
+        // Checkpoints are kept by a whole VM of which every file stays.
+        let kept = plan.checkpoints.outcome == CheckpointOutcome::Kept;
+        prop_assert_eq!(kept, !plan.tree.is_empty());
+        for disk in plan.disks.iter().filter(|_| kept) {
+            prop_assert!(disk.chain.is_empty() && written(&plan).contains(&disk.target_path.as_str()));
         }
 
         // Only disks that were asked for.
