@@ -9,7 +9,7 @@ use fuzz_oracles::{TARGETS, kept, pack, target};
 
 const USAGE: &str = "\
 fuzz_oracles seed FOLDER          writes the seeds and the kept inputs of each target to FOLDER/TARGET
-fuzz_oracles keep FOLDER          keeps the inputs of FOLDER/TARGET, shortest first, in the source of this crate
+fuzz_oracles keep FOLDER          keeps the inputs of FOLDER/TARGET, what was found first, then the shortest, in the source of this crate
 fuzz_oracles try TARGET FILE...   says what inputs mean, and runs them";
 
 /// Kept per target, so that the repository stays small and the tests quick.
@@ -57,9 +57,13 @@ fn keep(folder: &Path) -> io::Result<()> {
     for target in TARGETS {
         let mut inputs = Vec::new();
         for entry in fs::read_dir(folder.join(target.name))? {
-            inputs.push(fs::read(entry?.path())?);
+            let entry = entry?;
+            let was_found = entry.file_name().to_string_lossy().starts_with("crash-");
+            let input = fs::read(entry.path())?;
+            inputs.push((!was_found, input.len(), input));
         }
-        inputs.sort_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
+        inputs.sort();
+        let mut inputs: Vec<Vec<u8>> = inputs.into_iter().map(|(_, _, input)| input).collect();
         inputs.dedup();
         let mut room = KEPT_BYTES;
         inputs.retain(|input| {
