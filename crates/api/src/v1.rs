@@ -394,9 +394,39 @@ pub struct RestoreRequest {
     /// `off` (default), `as-before`, `on`.
     #[serde(default)]
     pub power: Option<String>,
+    /// A VM of the target host, by id or unique name, that gets the chosen disks as new ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<String>,
+    /// The chosen disks take the place of those the VM has now, which are kept beside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace_disk: bool,
+    /// Write over the files of the VM or disk that is there, rather than beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<InPlace>,
+    /// Disk files on the target host that may hold blocks of the recovery point, so that these need not be fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<String>,
+    /// Write zeros where the recovery point is damaged, rather than nothing at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_damaged: bool,
     /// The plan that was agreed to; anything else is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<AgreedPlan>,
+}
+
+/// Write over files that are there. While it runs, neither the old nor the new is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InPlace {
+    /// Says that this is meant.
+    pub confirmed: bool,
+    /// Keep what is written over until the restore has come to its end, so that a failure can be taken back.
+    #[serde(default = "yes")]
+    pub journal: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A job.

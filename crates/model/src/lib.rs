@@ -21,7 +21,8 @@ pub use point::{
     SourceHost, Unsupported,
 };
 pub use restore::{
-    DiskFolder, KeepOrNew, NetworkMap, PowerAfter, RestoreScope, RestoreTarget, RestoreWish,
+    DiskFolder, DisksTo, KeepOrNew, NetworkMap, OverExisting, PowerAfter, RestoreScope,
+    RestoreTarget, RestoreWish,
 };
 pub use time::{ParseTimestampError, Timestamp};
 pub use units::{

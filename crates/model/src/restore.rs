@@ -37,6 +37,15 @@ pub struct RestoreWish {
     /// What the VM does afterwards.
     #[serde(default)]
     pub power: PowerAfter,
+    /// What becomes of the VM or disk that is still there.
+    #[serde(default, skip_serializing_if = "OverExisting::is_default")]
+    pub over: OverExisting,
+    /// Disk files on the target host that may hold blocks of the point, so that these need not be fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<String>,
+    /// Zeros are written where the point is damaged, rather than nothing at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_damaged: bool,
     /// The moment that names which were not given are made from; `None` takes the moment of the restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named_at: Option<Timestamp>,
@@ -48,11 +57,56 @@ pub struct RestoreWish {
 pub enum RestoreScope {
     /// Configuration and every disk.
     Vm,
-    /// Disks as files in a folder; nothing is attached.
+    /// Disks of it.
     Disks {
         /// Which; never empty.
         disks: Vec<DiskId>,
+        /// What they become.
+        #[serde(default, skip_serializing_if = "DisksTo::is_default")]
+        to: DisksTo,
     },
+}
+
+/// What restored disks become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DisksTo {
+    /// Files in a folder; nothing is attached.
+    #[default]
+    Files,
+    /// New disks of a VM of the target host.
+    Attach {
+        /// Which.
+        vm: VmId,
+    },
+    /// The disks of the VM the point is of, in place of those it has now.
+    Replace,
+}
+
+impl DisksTo {
+    fn is_default(&self) -> bool {
+        *self == DisksTo::default()
+    }
+}
+
+/// What becomes of the VM or disk that is still where the restored one shall be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum OverExisting {
+    /// It is kept beside, until the restore is finished or undone.
+    #[default]
+    Park,
+    /// Its files are written over.
+    InPlace {
+        /// Whether what is written over is kept until the restore has come to its end.
+        journal: bool,
+    },
+}
+
+impl OverExisting {
+    fn is_default(&self) -> bool {
+        *self == OverExisting::default()
+    }
 }
 
 /// The original location or another.

@@ -243,7 +243,7 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
         RestoreScope::Vm => {
             vm::plan(point, wish, facts, &mut found).map(|vm| RestoreKind::Vm(Box::new(vm)))
         }
-        RestoreScope::Disks { disks } => {
+        RestoreScope::Disks { disks, .. } => {
             disks::check_known(point, disks, &mut found);
             Some(RestoreKind::Disks)
         }

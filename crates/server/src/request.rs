@@ -15,7 +15,7 @@ pub(crate) enum JobRequest {
     /// Make a recovery point.
     Backup(BackupWork),
     /// Bring one back.
-    Restore(RestoreRequest),
+    Restore(Box<RestoreRequest>),
     /// Read one whole and compare.
     Verify(VerifyRequest),
 }

@@ -6,7 +6,7 @@ mod show;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use api::v1::{Job, Jobs, RestorePlan, RestoreRequest};
+use api::v1::{InPlace, Job, Jobs, RestorePlan, RestoreRequest};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::backup::WaitArgs;
@@ -96,6 +96,27 @@ struct WishArgs {
     /// What the VM does afterwards [default: off]
     #[arg(long, value_enum)]
     power: Option<PowerName>,
+    /// Attach the chosen disks to this VM of the target host as new ones
+    #[arg(long, value_name = "VM", requires = "disks")]
+    attach: Option<String>,
+    /// Let the chosen disks take the place of those the VM has now; these are kept until finish or undo
+    #[arg(long, requires = "disks", conflicts_with = "attach")]
+    replace_disk: bool,
+    /// Write over the disks that are there, where space for both is short; needs --confirm-overwrite
+    #[arg(long)]
+    in_place: bool,
+    /// Do not keep what --in-place writes over: a failure can then not be taken back
+    #[arg(long, requires = "in_place")]
+    without_journal: bool,
+    /// Confirms --in-place: while it runs neither the old nor the new VM is whole
+    #[arg(long, requires = "in_place")]
+    confirm_overwrite: bool,
+    /// Disk file on the host that may hold blocks of the recovery point, so that these need not be sent; may be repeated
+    #[arg(long = "seed", value_name = "PATH")]
+    seeds: Vec<String>,
+    /// Write zeros where the recovery point is damaged; such a restore ends with warnings
+    #[arg(long)]
+    skip_damaged: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -209,6 +230,14 @@ fn requests(vms: &[String], args: &WishArgs) -> Result<Vec<RestoreRequest>, Fail
             id: keep_or_new(args.id),
             mac: keep_or_new(args.mac),
             power: power.clone(),
+            attach: args.attach.clone(),
+            replace_disk: args.replace_disk,
+            in_place: args.in_place.then_some(InPlace {
+                confirmed: args.confirm_overwrite,
+                journal: !args.without_journal,
+            }),
+            seeds: args.seeds.clone(),
+            skip_damaged: args.skip_damaged,
             plan: None,
         })
         .collect())

@@ -101,7 +101,7 @@ pub(super) fn disk_targets<'p>(
     let mut taken = BTreeSet::new();
     let mut targets = Vec::new();
     for disk in point.disk_sources() {
-        if let RestoreScope::Disks { disks } = &wish.scope
+        if let RestoreScope::Disks { disks, .. } = &wish.scope
             && !disks.contains(&disk.id)
         {
             continue;

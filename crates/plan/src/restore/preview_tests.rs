@@ -1,6 +1,6 @@
 //! What a preview tells beside the plan: the checkpoint rule, identities, every refusal, what counts as drift.
 
-use model::{CheckpointInfo, Excluded, GIB, KeepOrNew, MIB, PowerAfter, RestoreTarget};
+use model::{CheckpointInfo, DisksTo, Excluded, GIB, KeepOrNew, MIB, PowerAfter, RestoreTarget};
 
 use super::tests::{alternate, host, point, point_of_files, point_with_checkpoint, wish};
 use super::*;
@@ -81,6 +81,7 @@ fn s19_disks_alone_bring_no_checkpoints() {
     let mut asked = wish(alternate(HOST));
     asked.scope = RestoreScope::Disks {
         disks: vec![point.chains[0].id],
+        to: DisksTo::Files,
     };
     let checkpoints = plan(&point, &asked, &host()).checkpoints;
     assert_eq!(checkpoints.outcome, CheckpointOutcome::Consolidated);

@@ -1,6 +1,6 @@
 //! What holds for every plan, whatever is asked for and whatever the host has.
 
-use model::{DiskImage, GIB, KeepOrNew, RestoreScope, RestoreTarget, VmId, host_path};
+use model::{DiskImage, DisksTo, GIB, KeepOrNew, RestoreScope, RestoreTarget, VmId, host_path};
 use proptest::prelude::*;
 
 use super::tests::{alternate, disk, host, point, point_of_files, point_with_checkpoint, wish};
@@ -97,7 +97,7 @@ prop_compose! {
             None => RestoreScope::Vm,
             Some(picked) => {
                 let disks = point.disk_sources().zip(picked).filter(|(_, picked)| *picked);
-                RestoreScope::Disks { disks: disks.map(|(disk, _)| disk.id).collect() }
+                RestoreScope::Disks { disks: disks.map(|(disk, _)| disk.id).collect(), to: DisksTo::Files }
             }
         };
         let asked = RestoreWish { point: point.id, scope, folder, id, mac, name, ..wish(target) };
@@ -178,7 +178,7 @@ proptest! {
         // Only disks that were asked for.
         let named: Vec<DiskId> = match &wish.scope {
             RestoreScope::Vm => point.disk_sources().map(|disk| disk.id).collect(),
-            RestoreScope::Disks { disks } => disks.clone(),
+            RestoreScope::Disks { disks, .. } => disks.clone(),
         };
         let touched: Vec<DiskId> = plan.disks.iter().map(|disk| disk.disk).collect();
         prop_assert_eq!(&touched, &named);

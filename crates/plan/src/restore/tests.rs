@@ -1,7 +1,7 @@
 use model::{
-    Consistency, ControllerKind, DiskFolder, DiskImage, Fence, FileImage, GIB, Generation, HostId,
-    ImageRef, JobId, MIB, Memory, NetworkMap, PointKind, PowerAfter, PowerState, SourceHost,
-    SwitchRef, Timestamp, VmConfig, host_path,
+    Consistency, ControllerKind, DiskFolder, DiskImage, DisksTo, Fence, FileImage, GIB, Generation,
+    HostId, ImageRef, JobId, MIB, Memory, NetworkMap, OverExisting, PointKind, PowerAfter,
+    PowerState, SourceHost, SwitchRef, Timestamp, VmConfig, host_path,
 };
 
 use super::*;
@@ -159,6 +159,9 @@ pub(super) fn wish(target: RestoreTarget) -> RestoreWish {
         id: None,
         mac: None,
         power: PowerAfter::Off,
+        over: OverExisting::default(),
+        seeds: Vec::new(),
+        skip_damaged: false,
         named_at: None,
     }
 }
@@ -310,6 +313,7 @@ fn s13_disks_are_told_from_a_vm() {
     let mut asked = wish(alternate(HOST));
     asked.scope = RestoreScope::Disks {
         disks: vec![DISK2.parse().unwrap()],
+        to: DisksTo::Files,
     };
     asked.folder = Some("C:\\out".into());
     let plan = plan_restore(&point(), &asked, &host()).unwrap();
@@ -317,6 +321,7 @@ fn s13_disks_are_told_from_a_vm() {
     assert_eq!(paths(&plan), ["C:\\out\\os.vhdx"]);
     asked.scope = RestoreScope::Disks {
         disks: vec![DiskId::random()],
+        to: DisksTo::Files,
     };
     assert_eq!(
         plan_restore(&point(), &asked, &host()).unwrap_err().code(),

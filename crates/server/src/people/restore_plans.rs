@@ -7,7 +7,7 @@ use api::codes;
 use api::v1::{AgreedPlan, PlannedRestore, RestorePlan, RestoreRequest};
 use axum::extract::State;
 use catalog::Target;
-use model::{HostId, RecoveryPoint, RestoreWish};
+use model::{DisksTo, HostId, RecoveryPoint, RestoreScope, RestoreWish};
 
 use super::restores::{self, Resolved};
 use crate::app::{App, Shared};
@@ -39,6 +39,13 @@ pub(super) async fn plan(
     check_ready(&app, &host).await?;
     let named_at = wish.named_at.unwrap_or_else(clock::now);
     wish.named_at = Some(named_at);
+    let attach = match wish.scope {
+        RestoreScope::Disks {
+            to: DisksTo::Attach { vm },
+            ..
+        } => Some(vm),
+        RestoreScope::Disks { .. } | RestoreScope::Vm => None,
+    };
     let answer = ask(&app, &host, wish, point.clone(), request.plan.clone()).await?;
     let (mut planned, effects) = planned(answer)?;
     planned.warnings.splice(0..0, notes);
@@ -50,6 +57,7 @@ pub(super) async fn plan(
             None | Some("original") => None,
             Some(_) => Some(host.id.to_string()),
         },
+        attach: attach.map(|vm| vm.to_string()),
         plan: planned.fingerprint.clone().map(|fingerprint| AgreedPlan {
             fingerprint,
             named_at,

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, StatusCode};
 use catalog::{NewJob, Target};
 use jobs::JobKind;
 use model::{
-    DiskFolder, DiskId, DiskSource, HostId, KeepOrNew, NetworkMap, PowerAfter, RecoveryPoint,
-    RestoreScope, RestoreTarget, RestoreWish,
+    DiskFolder, DiskId, DiskSource, DisksTo, HostId, KeepOrNew, NetworkMap, OverExisting,
+    PowerAfter, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish,
 };
 
 use super::points::file_name;
@@ -54,11 +54,11 @@ pub(super) async fn start(
         }),
         host: Some(host),
         point: Some(point.id),
-        request: JobRequest::Restore(Kept {
+        request: JobRequest::Restore(Box::new(Kept {
             wish,
             notes,
             agreed,
-        })
+        }))
         .to_value()?,
         not_before: None,
     };
@@ -83,7 +83,9 @@ pub(super) async fn resolve(app: &App, request: &RestoreRequest) -> ApiResult<Re
     check_texts(request)?;
     let (point, notes) = find_point(app, request).await?;
     let host = find_host(app, request, &point).await?;
-    let wish = wish(request, &point, &host)?;
+    let to = disks_to(app, request).await?;
+    let wish = wish(request, &point, &host, to)?;
+    not_built_yet(&wish)?;
     Ok(Resolved {
         point,
         notes,
@@ -97,7 +99,12 @@ fn check_texts(request: &RestoreRequest) -> ApiResult<()> {
     let mut texts = pairs
         .flat_map(|(from, to)| [from, to])
         .chain(&request.disks)
-        .chain([&request.folder, &request.name].into_iter().flatten());
+        .chain(&request.seeds)
+        .chain(
+            [&request.folder, &request.name, &request.attach]
+                .into_iter()
+                .flatten(),
+        );
     if texts
         .any(|text| text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control))
     {
@@ -105,8 +112,13 @@ fn check_texts(request: &RestoreRequest) -> ApiResult<()> {
             "a folder, name, disk or switch is empty, longer than {MAX_TEXT} bytes or holds control characters"
         )));
     }
-    if request.disks.len() > MAX_DISKS || request.networks.len() > MAX_DISKS {
-        return Err(ApiError::bad_request("more disks or networks than can be"));
+    if request.disks.len() > MAX_DISKS
+        || request.networks.len() > MAX_DISKS
+        || request.seeds.len() > MAX_DISKS
+    {
+        return Err(ApiError::bad_request(
+            "more disks, networks or seeds than can be",
+        ));
     }
     Ok(())
 }
@@ -159,7 +171,9 @@ fn wish(
     request: &RestoreRequest,
     point: &RecoveryPoint,
     host: &Target<HostId>,
+    to: DisksTo,
 ) -> ApiResult<RestoreWish> {
+    let over = over_existing(request)?;
     let mut disks = Vec::new();
     for text in &request.disks {
         let disk = find_disk(point, text)?;
@@ -169,7 +183,7 @@ fn wish(
     }
     let scope = match disks.is_empty() {
         true => RestoreScope::Vm,
-        false => RestoreScope::Disks { disks },
+        false => RestoreScope::Disks { disks, to },
     };
     let target = match request.to.as_deref() {
         None | Some("original") => RestoreTarget::Original,
@@ -207,8 +221,66 @@ fn wish(
             Some(text) => parse_name("power", text, "off, as-before or on")?,
             None => PowerAfter::default(),
         },
+        over,
+        seeds: request.seeds.clone(),
+        skip_damaged: request.skip_damaged,
         named_at: request.plan.as_ref().map(|plan| plan.named_at),
     })
+}
+
+/// Returns what the chosen disks become.
+async fn disks_to(app: &App, request: &RestoreRequest) -> ApiResult<DisksTo> {
+    let to = match (&request.attach, request.replace_disk) {
+        (None, false) => DisksTo::Files,
+        (None, true) => DisksTo::Replace,
+        (Some(vm), false) => DisksTo::Attach {
+            vm: vms::resolve(app, vm).await?.id,
+        },
+        (Some(_), true) => {
+            return Err(ApiError::bad_request(
+                "a disk either is attached as a new one or takes the place of another",
+            ));
+        }
+    };
+    if to != DisksTo::Files && request.disks.is_empty() {
+        return Err(
+            ApiError::bad_request("disks are attached or replaced, but none was chosen")
+                .hint("name them with --disk"),
+        );
+    }
+    Ok(to)
+}
+
+/// Returns what becomes of what is there.
+fn over_existing(request: &RestoreRequest) -> ApiResult<OverExisting> {
+    match request.in_place {
+        None => Ok(OverExisting::Park),
+        Some(in_place) if in_place.confirmed => Ok(OverExisting::InPlace {
+            journal: in_place.journal,
+        }),
+        Some(_) => Err(ApiError::bad_request(
+            "a restore in place writes over the disks that are there: while it runs neither the old nor the new VM is whole",
+        )
+        .hint("confirm it with --confirm-overwrite, or leave --in-place out: then the old one is kept beside")),
+    }
+}
+
+/// Refuses what can be asked for and is not built yet.
+fn not_built_yet(wish: &RestoreWish) -> ApiResult<()> {
+    let disks_to = match &wish.scope {
+        RestoreScope::Vm => DisksTo::Files,
+        RestoreScope::Disks { to, .. } => *to,
+    };
+    let asked = [
+        (disks_to != DisksTo::Files, "attaching or replacing disks"),
+        (wish.over != OverExisting::Park, "a restore in place"),
+        (!wish.seeds.is_empty(), "a restore from seeds"),
+        (wish.skip_damaged, "leaving out what is damaged"),
+    ];
+    match asked.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(ApiError::bad_request(format!("{what} is not built yet"))),
+        None => Ok(()),
+    }
 }
 
 /// Finds a disk of a point by VirtualDiskId, path, or file name where that is unique.

@@ -3,7 +3,7 @@
 use api::agent_v1 as v1;
 use api::v1::{Host, Page, Point, RestoreRequest};
 use api_client::ClientError;
-use model::{DiskId, FullReason, HostId, RestoreScope, VmId};
+use model::{DiskId, DisksTo, FullReason, HostId, RestoreScope, VmId};
 use store::SessionKeys;
 
 use crate::support::{FakeAgent, TestServer, code};
@@ -59,7 +59,13 @@ async fn s01_s15_what_was_backed_up_comes_back() {
     let v1::Work::Restore(work) = &assignment.work else {
         panic!("not a restore")
     };
-    assert_eq!(work.wish.scope, RestoreScope::Disks { disks: vec![disk] });
+    assert_eq!(
+        work.wish.scope,
+        RestoreScope::Disks {
+            disks: vec![disk],
+            to: DisksTo::Files
+        }
+    );
     assert_eq!(work.point.id, point.id);
     agent
         .steps(&assignment, 1, &["space", "kind", "connect"])

@@ -106,6 +106,7 @@ fn check(file: &Path, given: &RestoreRequest, plan: &RestorePlan) -> Result<(), 
         Some(_) => to.eq_ignore_ascii_case(&host.id) || to.eq_ignore_ascii_case(&host.name),
     };
     let to = given.to.clone().filter(|to| !same_host(to));
+    let flag = |name: &str, more: bool| more.then(|| format!("{name}, planned without"));
     let listed = |flag: &str, same: bool| (!same).then(|| format!("other values of {flag}"));
     let found = [
         text("--point", &point, &planned.point),
@@ -126,6 +127,23 @@ fn check(file: &Path, given: &RestoreRequest, plan: &RestorePlan) -> Result<(), 
         listed(
             "--network",
             given.networks.is_empty() || given.networks == planned.networks,
+        ),
+        listed(
+            "--seed",
+            given.seeds.is_empty() || given.seeds == planned.seeds,
+        ),
+        text("--attach", &given.attach, &planned.attach),
+        flag(
+            "--replace-disk",
+            given.replace_disk && !planned.replace_disk,
+        ),
+        flag(
+            "--in-place",
+            given.in_place.is_some() && given.in_place != planned.in_place,
+        ),
+        flag(
+            "--skip-damaged",
+            given.skip_damaged && !planned.skip_damaged,
         ),
     ];
     match found.into_iter().flatten().next() {
