@@ -2,6 +2,11 @@
 //!
 //! Nothing is logged: until the headers are written, last and after everything else is durable, the file has none and every
 //! reader refuses it.
+//!
+//! A writer that was cut can be gone on with ([`Unfinished`]): metadata is there from the start, and a checkpoint makes the
+//! blocks and their table durable. Places follow from the order of the blocks, so the file needs no further record of them.
+
+mod unfinished;
 
 use std::sync::Arc;
 
@@ -16,6 +21,8 @@ use crate::info::{DiskKind, FileInfo, ParentLocator};
 use crate::io::{ReadAt, WriteAt};
 use crate::layer::Structures;
 use crate::params::{Params, is_block_size};
+
+pub use unfinished::Unfinished;
 
 const LOG: Region = Region {
     offset: MIB,
@@ -38,7 +45,6 @@ pub struct BulkWriter {
     file: Arc<dyn WriteAt>,
     geometry: Geometry,
     fixed: bool,
-    metadata: Vec<u8>,
     bat: BatWriter,
     /// Where the next block goes.
     end: u64,
@@ -63,26 +69,9 @@ impl BulkWriter {
     }
 
     fn start(file: Arc<dyn WriteAt>, params: &Params) -> Result<Self, Error> {
-        check(params)?;
-        let geometry = Geometry::new(
-            params.size,
-            params.block_bytes,
-            params.logical,
-            params.parent.is_some(),
-        );
+        let (geometry, metadata) = laid_out(params)?;
         let fixed = params.kind == DiskKind::Fixed;
-        let parent = params.parent.as_ref().map(ParentLocator::from);
-        let metadata = metadata::encode(
-            &geometry,
-            params.physical,
-            fixed,
-            params.disk_id,
-            parent.as_ref(),
-        )?;
-        let bat = Region {
-            offset: BAT_AT,
-            length: geometry.region_len(),
-        };
+        let bat = table_of(&geometry);
         let mut end = bat.end();
         // Emptied first, and for good, so that nothing of an older file can be taken for this one.
         set_len(&*file, 0)?;
@@ -93,6 +82,7 @@ impl BulkWriter {
             0
         };
         set_len(&*file, end + blocks_len)?;
+        write(&*file, &metadata, METADATA.offset, "the metadata")?;
         let mut bat = BatWriter {
             geometry,
             region: bat,
@@ -109,7 +99,6 @@ impl BulkWriter {
             file,
             geometry,
             fixed,
-            metadata,
             bat,
             end,
             newest: None,
@@ -168,16 +157,34 @@ impl BulkWriter {
         Ok(place)
     }
 
-    /// Writes BAT, metadata and, once all of that is durable, the headers. Returns what the file now says about itself.
-    pub fn finish(mut self) -> Result<FileInfo, Error> {
+    /// Makes everything that was written durable, and returns the offset of the virtual disk that it reaches to: from
+    /// there an [`Unfinished`] goes on after a kill or a loss of power.
+    pub fn checkpoint(&mut self) -> Result<u64, Error> {
         let file = &*self.file;
-        self.bat.write_buffer(file)?;
-        set_len(file, self.end)?;
+        self.bat.write_out(file)?;
+        set_len(file, self.file_end())?;
+        sync(file)?;
+        Ok(self.next)
+    }
+
+    /// Returns the length the file has with all blocks that have a place.
+    fn file_end(&self) -> u64 {
+        if self.fixed {
+            self.bat.region.end() + self.geometry.blocks() * self.geometry.block_len()
+        } else {
+            self.end
+        }
+    }
+
+    /// Writes the table and, once everything else is durable, the headers. Returns what the file now says about itself.
+    pub fn finish(self) -> Result<FileInfo, Error> {
+        let file = &*self.file;
+        self.bat.write_out(file)?;
+        set_len(file, self.file_end())?;
         let table = region::encode(self.bat.region, METADATA);
         for at in TABLE_AT {
             write(file, &table, at, "the region table")?;
         }
-        write(file, &self.metadata, METADATA.offset, "the metadata")?;
         write(file, &identifier(), 0, "the file identifier")?;
         sync(file)?;
         let mut header = Header {
@@ -224,7 +231,8 @@ impl BatWriter {
     fn set(&mut self, file: &dyn WriteAt, block: u64, place: u64) -> Result<(), Error> {
         let at = self.geometry.block_entry(block) * 8;
         if at >= self.buffer_at + BAT_BUFFER_BYTES {
-            self.write_buffer(file)?;
+            self.write_out(file)?;
+            self.buffer.fill(0);
             self.buffer_at = at / BAT_BUFFER_BYTES * BAT_BUFFER_BYTES;
         }
         let entry = BlockEntry {
@@ -239,15 +247,37 @@ impl BatWriter {
         Ok(())
     }
 
-    fn write_buffer(&mut self, file: &dyn WriteAt) -> Result<(), Error> {
-        write(
-            file,
-            &self.buffer,
-            self.region.offset + self.buffer_at,
-            "the block table",
-        )?;
-        self.buffer.fill(0);
-        Ok(())
+    fn write_out(&self, file: &dyn WriteAt) -> Result<(), Error> {
+        let at = self.region.offset + self.buffer_at;
+        write(file, &self.buffer, at, "the block table")
+    }
+}
+
+/// Returns geometry and metadata of a new disk.
+fn laid_out(params: &Params) -> Result<(Geometry, Vec<u8>), Error> {
+    check(params)?;
+    let geometry = Geometry::new(
+        params.size,
+        params.block_bytes,
+        params.logical,
+        params.parent.is_some(),
+    );
+    let parent = params.parent.as_ref().map(ParentLocator::from);
+    let metadata = metadata::encode(
+        &geometry,
+        params.physical,
+        params.kind == DiskKind::Fixed,
+        params.disk_id,
+        parent.as_ref(),
+    )?;
+    Ok((geometry, metadata))
+}
+
+/// Returns where the block table of a new disk lies.
+fn table_of(geometry: &Geometry) -> Region {
+    Region {
+        offset: BAT_AT,
+        length: geometry.region_len(),
     }
 }
 

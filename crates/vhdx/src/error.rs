@@ -94,6 +94,14 @@ pub enum Error {
         /// The lowest offset that can still be written.
         next: u64,
     },
+    /// A file was to be gone on with that is not the unfinished disk it should be.
+    #[error(
+        "this is not the unfinished disk that was described: {problem}; write it from the start"
+    )]
+    NotUnfinished {
+        /// What is different.
+        problem: &'static str,
+    },
     /// A VHD was given where only a VHDX can be.
     #[error(
         "this is a VHD file of the first generation: it is read and converted, but not changed in place"
@@ -152,6 +160,7 @@ impl Error {
             | Self::NoParent
             | Self::OutOfRange { .. }
             | Self::NotAscending { .. }
+            | Self::NotUnfinished { .. }
             | Self::VhdUnchangeable
             | Self::Parameters(_)
             | Self::SizesDiffer { .. }
@@ -174,6 +183,7 @@ impl Error {
             | Self::NoParent
             | Self::OutOfRange { .. }
             | Self::NotAscending { .. }
+            | Self::NotUnfinished { .. }
             | Self::VhdUnchangeable
             | Self::Parameters(_)
             | Self::SizesDiffer { .. }

@@ -4,8 +4,8 @@
 //!   reads the whole as one, and says without reading data what is data and what is zeros ([`Disk::extents`]) and which ranges
 //!   of which files hold it ([`Disk::runs`]). Files are never changed by reading: the log of an unclean one is replayed in
 //!   memory. [`inspect`] tells about one file only.
-//! - **Make**: [`BulkWriter`] lays out a new disk from front to back; [`create_differencing`] makes an empty child; [`convert`]
-//!   copies any disk, a chain or a VHD too, into a new file.
+//! - **Make**: [`BulkWriter`] lays out a new disk from front to back, and goes on where it was cut ([`Unfinished`]);
+//!   [`create_differencing`] makes an empty child; [`convert`] copies any disk, a chain or a VHD too, into a new file.
 //! - **Change**: [`DiskWriter`] writes, zeros and trims in place, metadata through the log, beside readers; [`resize`],
 //!   [`compact`] and [`merge`] work on files nobody has open; [`set_parent`] and [`set_disk_id`] change what their names say.
 //! - **Judge**: [`check()`] lists everything that is wrong with a file, [`check_chain`] with a chain; [`repair`] mends what the
@@ -103,7 +103,7 @@ mod table;
 mod vhd;
 mod writer;
 
-pub use bulk::{BulkWriter, create_differencing};
+pub use bulk::{BulkWriter, Unfinished, create_differencing};
 pub use chain::{Chain, MAX_CHAIN_DEPTH, ParentResolver};
 pub use check::{BlockFigures, ChainReport, CheckReport, Figures, FileReport, check, check_chain};
 pub use convert::{ConvertOptions, convert, convert_raw};

@@ -39,6 +39,8 @@ mod refusals;
 #[cfg(test)]
 mod repairing;
 #[cfg(test)]
+mod resuming;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod runs;
