@@ -3,13 +3,19 @@
 //! Every figure is the median of several runs, interleaved with those of its peer, each in a process of its own. Processor
 //! time decides, for it hardly depends on what else the machine does; wall time is reported beside it.
 
+mod job;
+mod machine;
 mod measure;
 mod report;
+mod restore;
 mod vhdx;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 /// What to measure, and how.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +30,8 @@ pub(crate) struct Options {
     json: bool,
     /// Write the figures to the documentation.
     write_docs: bool,
+    /// Folders whose files fill disks of real data.
+    files: Vec<PathBuf>,
 }
 
 impl Options {
@@ -34,6 +42,7 @@ impl Options {
             dir: std::env::temp_dir(),
             json: false,
             write_docs: false,
+            files: Vec::new(),
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -45,6 +54,7 @@ impl Options {
             match *word {
                 "--gib" => options.gib = value()?.parse().context("--gib")?,
                 "--runs" => options.runs = value()?.parse().context("--runs")?,
+                "--files" => options.files.push(PathBuf::from(value()?)),
                 "--dir" => options.dir = PathBuf::from(value()?),
                 "--json" => options.json = true,
                 "--write-docs" => options.write_docs = true,
@@ -68,11 +78,13 @@ impl Options {
 pub(crate) fn bench(words: &[&str]) -> anyhow::Result<()> {
     match words {
         ["vhdx", options @ ..] => vhdx::bench(&Options::parse(options)?),
-        _ => bail!("there is one benchmark: vhdx"),
+        ["restore", options @ ..] => restore::bench(&Options::parse(options)?),
+        _ => bail!("there are these benchmarks: vhdx, restore"),
     }
 }
 
 /// Runs every benchmark with a few MiB, to see that it works.
 pub(crate) fn trial() -> anyhow::Result<()> {
-    bench(&["vhdx", "--gib", "0", "--runs", "1"])
+    bench(&["vhdx", "--gib", "0", "--runs", "1"])?;
+    bench(&["restore", "--gib", "0", "--runs", "1"])
 }

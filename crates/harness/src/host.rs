@@ -67,6 +67,12 @@ impl SimHost {
         self.process = Some(process);
     }
 
+    /// Returns the id of its process, where it runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// Kills the host as `kill -9` does.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {

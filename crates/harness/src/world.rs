@@ -34,21 +34,21 @@ impl World {
     /// Sets up and starts a server.
     #[must_use]
     pub fn new(exe: &str) -> Self {
-        Self::set_up(exe, None)
+        Self::set_up(exe, None, &std::env::temp_dir())
     }
 
     /// Sets up a server whose data lies in this folder, with one host `HV01` and a running agent.
     #[must_use]
     pub fn with_data(exe: &str, data: &Path) -> Self {
-        let mut world = Self::set_up(exe, Some(data.to_owned()));
+        let mut world = Self::set_up(exe, Some(data.to_owned()), &std::env::temp_dir());
         world.add_host("HV01", &["C=64GiB", "D=64GiB"]);
         world
     }
 
-    fn set_up(exe: &str, data: Option<PathBuf>) -> Self {
+    fn set_up(exe: &str, data: Option<PathBuf>, within: &Path) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("reprise-test-")
-            .tempdir()
+            .tempdir_in(within)
             .expect("a temporary folder can be made");
         let mut cli = Cli::new(exe);
         cli.set("REPRISE_PROFILE", text(&folder.path().join("profile.toml")));
@@ -82,6 +82,31 @@ impl World {
         let mut world = Self::new(exe);
         world.add_host("HV01", &["C=64GiB", "D=64GiB"]);
         world
+    }
+
+    /// Sets up the same within a folder, whose file system is then measured.
+    #[must_use]
+    pub fn within(exe: &str, folder: &Path) -> Self {
+        let mut world = Self::set_up(exe, None, folder);
+        world.add_host("HV01", &["C=64GiB", "D=64GiB"]);
+        world
+    }
+
+    /// Returns the running programs by name, with their process ids.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let server = self
+            .server
+            .iter()
+            .map(|server| ("server".to_owned(), server.id()));
+        let agents = self.agents.iter();
+        let agents = agents
+            .filter_map(|(name, agent)| Some((format!("{name}-agent"), agent.as_ref()?.id())));
+        let hosts = self
+            .hosts
+            .iter()
+            .filter_map(|host| Some((host.name.clone(), host.process_id()?)));
+        server.chain(agents).chain(hosts).collect()
     }
 
     /// Returns the folder of everything.

@@ -152,6 +152,39 @@ fn cpu_secs(stat: &str) -> anyhow::Result<f64> {
     Ok(ticks / TICKS_PER_SEC)
 }
 
+/// What a program that goes on running uses while something is done.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    pid: u32,
+    cpu_before: f64,
+}
+
+impl Watched {
+    /// Begins to look at a program; its peak of memory is counted anew.
+    pub(crate) fn new(pid: u32) -> anyhow::Result<Self> {
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5")
+            .with_context(|| format!("reset the peak of process {pid}"))?;
+        Ok(Self {
+            pid,
+            cpu_before: Self::cpu(pid)?,
+        })
+    }
+
+    fn cpu(pid: u32) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        cpu_secs(&stat.with_context(|| format!("look at process {pid}"))?)
+    }
+
+    /// Returns the processor time since, in seconds, and the peak of memory, in KiB.
+    pub(crate) fn used(&self) -> anyhow::Result<(f64, u64)> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let status = status.with_context(|| format!("look at process {}", self.pid))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        Ok((Self::cpu(self.pid)? - self.cpu_before, kib.unwrap_or(0)))
+    }
+}
+
 /// Returns the type of the file system that holds `path`, and its free bytes.
 pub(crate) fn file_system(path: &Path) -> anyhow::Result<(String, u64)> {
     let mounts = std::fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;

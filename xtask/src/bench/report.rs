@@ -9,6 +9,8 @@ use super::measure::Usage;
 pub(crate) enum Target {
     /// At most so many times the processor time of the peer.
     CpuRatio(f64),
+    /// At most so many times the wall time of the peer.
+    WallRatio(f64),
     /// At most so many seconds, and so many KiB of memory.
     Limits { secs: f64, peak_kib: u64 },
     /// Shown only.
@@ -36,10 +38,17 @@ impl Figure {
         Some(self.ours.cpu_secs / peer.cpu_secs.max(0.01))
     }
 
+    /// Returns our wall time as a multiple of the peer's.
+    fn wall_ratio(&self) -> Option<f64> {
+        let (_, peer) = self.peer.as_ref()?;
+        Some(self.ours.wall_secs / peer.wall_secs.max(0.01))
+    }
+
     /// Returns whether the target is met, if there is one.
     pub(crate) fn met(&self) -> Option<bool> {
         match self.target {
             Target::CpuRatio(most) => self.ratio().map(|ratio| ratio <= most),
+            Target::WallRatio(most) => self.wall_ratio().map(|ratio| ratio <= most),
             Target::Limits { secs, peak_kib } => {
                 Some(self.ours.wall_secs <= secs && self.ours.peak_kib <= peak_kib)
             }
@@ -50,6 +59,7 @@ impl Figure {
     fn target(&self) -> String {
         match self.target {
             Target::CpuRatio(most) => format!("CPU ≤ {most} ×"),
+            Target::WallRatio(most) => format!("wall ≤ {most} ×"),
             Target::Limits { secs, peak_kib } => {
                 format!("≤ {secs} s, ≤ {} MiB", peak_kib >> 10)
             }
@@ -61,8 +71,8 @@ impl Figure {
 /// Returns the figures as a table of Markdown.
 pub(crate) fn table(figures: &[Figure]) -> String {
     let mut table = "\
-| What | CPU s | Wall s | Peak MiB | Peer | CPU s | Wall s | Peak MiB | CPU ratio | Target | Met |
-|---|--:|--:|--:|---|--:|--:|--:|--:|---|---|
+| What | CPU s | Wall s | Peak MiB | Peer | CPU s | Wall s | Peak MiB | CPU ratio | Wall ratio | Target | Met |
+|---|--:|--:|--:|---|--:|--:|--:|--:|--:|---|---|
 "
     .to_owned();
     for figure in figures {
@@ -70,9 +80,10 @@ pub(crate) fn table(figures: &[Figure]) -> String {
             Some((name, usage)) => (name.as_str(), cells(usage)),
             None => ("–", "– | – | –".to_owned()),
         };
-        let ratio = figure
-            .ratio()
-            .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+        let shown = |ratio: Option<f64>| {
+            ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"))
+        };
+        let (ratio, wall_ratio) = (shown(figure.ratio()), shown(figure.wall_ratio()));
         let met = match figure.met() {
             Some(true) => "yes",
             Some(false) => "**no**",
@@ -81,7 +92,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             table,
-            "| {} | {} | {peer} | {theirs} | {ratio} | {} | {met} |",
+            "| {} | {} | {peer} | {theirs} | {ratio} | {wall_ratio} | {} | {met} |",
             figure.what,
             cells(&figure.ours),
             figure.target()
@@ -125,6 +136,7 @@ pub(crate) fn json(facts: &[(String, String)], figures: &[Figure]) -> String {
                 "peer": figure.peer.as_ref().map(|(name, _)| name),
                 "theirs": figure.peer.as_ref().map(|(_, theirs)| usage(theirs)),
                 "cpu_ratio": figure.ratio(),
+                "wall_ratio": figure.wall_ratio(),
                 "target": figure.target(),
                 "met": figure.met(),
             })
@@ -178,7 +190,7 @@ mod tests {
         let line = table.lines().last().unwrap();
         assert_eq!(
             line,
-            "| read | 3.00 | 3.00 | 2.0 | cp | 2.00 | 2.00 | 2.0 | 1.50 | CPU ≤ 1.5 × | yes |"
+            "| read | 3.00 | 3.00 | 2.0 | cp | 2.00 | 2.00 | 2.0 | 1.50 | 1.50 | CPU ≤ 1.5 × | yes |"
         );
     }
 }

@@ -1,19 +1,18 @@
 //! The figures of crate `vhdx`. Our side is its example `figures`, a job per process.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use super::Options;
+use super::job::{Folder, Job, remove, shown, text};
 use super::measure::{Usage, file_system, measure, median};
 use super::report::{Figure, Target, json, table};
+use super::{GIB, MIB, Options, machine};
 use crate::run::{cargo, root, run, say, works};
 
 const DOCS: &str = "docs/vhdx-figures.md";
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 /// Block size of the disks, as Windows makes them.
 const BLOCK: u64 = 32 * MIB;
@@ -23,107 +22,6 @@ const READ: u64 = 64 << 10;
 const STEP_END: u64 = 1 << 31;
 /// Memory that the longest table takes in a file system in memory, with room to spare.
 const TABLE_BYTES: u64 = 600 * MIB;
-
-/// A program to be measured.
-#[derive(Clone)]
-struct Job {
-    /// How the table names it.
-    name: String,
-    command: Vec<String>,
-    /// Copied before each run, not measured.
-    fresh: Option<(PathBuf, PathBuf)>,
-    /// Removed before and after each run.
-    output: Option<PathBuf>,
-}
-
-impl Job {
-    fn new(name: &str, command: &[&str]) -> Self {
-        Self {
-            name: name.to_owned(),
-            command: command.iter().map(|&word| word.to_owned()).collect(),
-            fresh: None,
-            output: None,
-        }
-    }
-
-    fn makes(self, output: &Path) -> Self {
-        Self {
-            output: Some(output.to_owned()),
-            ..self
-        }
-    }
-
-    fn on_fresh(self, from: &Path, to: &Path) -> Self {
-        Self {
-            fresh: Some((from.to_owned(), to.to_owned())),
-            ..self
-        }
-    }
-
-    fn clear(&self) -> anyhow::Result<()> {
-        match &self.output {
-            Some(output) => remove(output),
-            None => Ok(()),
-        }
-    }
-
-    fn measure(&self) -> anyhow::Result<Usage> {
-        self.clear()?;
-        if let Some((from, to)) = &self.fresh {
-            std::fs::copy(from, to).context("copy a disk")?;
-        }
-        settle();
-        let (program, arguments) = self.command.split_first().context("a program")?;
-        let usage = measure(Command::new(program).args(arguments))?;
-        self.clear()?;
-        Ok(usage)
-    }
-}
-
-/// Has the system write what it holds back, so that no run pays for another.
-fn settle() {
-    #[cfg(target_os = "linux")]
-    rustix::fs::sync();
-}
-
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            say(&format!(
-                "{} could not be removed: {error}",
-                self.0.display()
-            ));
-        }
-    }
-}
-
-impl Folder {
-    fn new(within: &Path) -> anyhow::Result<Self> {
-        let folder = within.join(format!("vhdx-figures-{}", std::process::id()));
-        std::fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-fn remove(file: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", file.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().context("a path that is not UTF-8")
-}
 
 /// Everything the cases share.
 struct Bench<'a> {
@@ -155,7 +53,7 @@ pub(crate) fn bench(options: &Options) -> anyhow::Result<()> {
         free / MIB,
         needed / MIB
     );
-    let folder = Folder::new(&options.dir)?;
+    let folder = Folder::new(&options.dir, "vhdx-figures")?;
     bench.whole_disks(&folder)?;
     bench.merges(&folder)?;
     let tables = bench.open_large(&folder)?;
@@ -439,7 +337,9 @@ impl Bench<'_> {
         let memory = Path::new("/dev/shm");
         let in_memory = memory.is_dir()
             && file_system(memory).is_ok_and(|(kind, free)| kind == "tmpfs" && free >= TABLE_BYTES);
-        let elsewhere = in_memory.then(|| Folder::new(memory)).transpose()?;
+        let elsewhere = in_memory
+            .then(|| Folder::new(memory, "vhdx-figures"))
+            .transpose()?;
         let within = elsewhere.as_ref().unwrap_or(folder);
         let disk = within.file("large.vhdx");
         let blocks: &[u64] = if self.options.is_trial() {
@@ -480,52 +380,6 @@ impl Bench<'_> {
     }
 }
 
-fn shown(bytes: u64) -> String {
-    if bytes < GIB {
-        format!("{} MiB", bytes / MIB)
-    } else {
-        format!("{} GiB", bytes / GIB)
-    }
-}
-
-/// Returns what is to be known of the machine.
-fn facts(bench: &Bench<'_>, file_system: &str) -> Vec<(String, String)> {
-    let first_line = |program: &str| {
-        let output = Command::new(program).arg("--version").output().ok()?;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        Some(told.lines().next()?.trim().to_owned())
-    };
-    let field = |file: &str, name: &str| {
-        let told = std::fs::read_to_string(file).ok()?;
-        let line = told.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let unknown = || "unknown".to_owned();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut facts = vec![
-        (
-            "Processor".to_owned(),
-            format!(
-                "{}, {cores} cores",
-                field("/proc/cpuinfo", "model name").unwrap_or_else(unknown)
-            ),
-        ),
-        (
-            "Memory".to_owned(),
-            field("/proc/meminfo", "MemTotal").unwrap_or_else(unknown),
-        ),
-        ("File system".to_owned(), file_system.to_owned()),
-        ("Kernel".to_owned(), format!("Linux {}", kernel.trim())),
-        ("cp".to_owned(), first_line("cp").unwrap_or_else(unknown)),
-    ];
-    if bench.qemu {
-        let version = first_line("qemu-img").unwrap_or_else(unknown);
-        facts.push(("qemu-img".to_owned(), version));
-    }
-    facts
-}
-
 fn report(bench: &Bench<'_>, file_system: &str, tables: &str) -> anyhow::Result<()> {
     let options = bench.options;
     if options.is_trial() {
@@ -535,7 +389,10 @@ fn report(bench: &Bench<'_>, file_system: &str, tables: &str) -> anyhow::Result<
         ));
         return Ok(());
     }
-    let facts = facts(bench, file_system);
+    let mut facts = machine::facts(file_system, &["cp"]);
+    if bench.qemu {
+        facts.extend(machine::version("qemu-img"));
+    }
     let mut out = std::io::stdout();
     if options.json {
         writeln!(out, "{}", json(&facts, &bench.done))?;
