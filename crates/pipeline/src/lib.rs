@@ -24,6 +24,6 @@ pub use backup::{BackupSession, ImageFigures, ImageOutcome, Plan, SessionFigures
 pub use error::{BackupError, RestoreError, VerifyError};
 pub use link::{BackupLink, FetchedChunk, RestoreLink};
 pub use options::{Cancel, Options, Progress, RateLimit};
-pub use restore::{RestoreFigures, RestoreOutcome, restore_image};
+pub use restore::{RestoreFigures, RestoreOutcome, restore_image, resume_image};
 pub use source::{FileTarget, ImageSource, ImageTarget, PlainFile};
-pub use verify::{Piece, WrittenPieces, image_digest, verify_image};
+pub use verify::{Piece, WrittenPieces, held_pieces, image_digest, verify_image};

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use model::{ByteRange, ImageRef};
-use store::{DigestBuilder, ImageDigest, NodeId, SessionKeys, Tree, TreeRoot, hash_mib};
+use store::{ImageDigest, NodeId, SessionKeys, Tree, TreeRoot};
 
 use crate::backup::lock;
 use crate::link::LinkNodes;
@@ -59,7 +59,8 @@ pub struct RestoreOutcome {
 /// Writes an image (or [`Options::ranges`] of it) to a target, every chunk checked against its id, in the order of the
 /// disk; holes are not written.
 ///
-/// A failure leaves a target that ends somewhere; the caller discards it.
+/// A failure leaves a target that ends somewhere; the caller discards it, or goes on with [`resume_image`] from what it
+/// was told by [`ImageTarget::reached`].
 pub fn restore_image(
     image: &ImageRef,
     names: &SessionKeys,
@@ -116,17 +117,11 @@ pub fn restore_image(
         written
     })
     .and_then(|(pieces, written)| {
-        let digest = if options.ranges.is_none() {
-            digest_of(&pieces, root.len)
-        } else {
-            None
+        let pieces = WrittenPieces::new(root.len, pieces);
+        let digest = match options.ranges {
+            None => checked_digest(&pieces, image)?,
+            Some(_) => None,
         };
-        if let (Some(found), Some(expected)) = (digest, &image.digest)
-            && found.to_string() != *expected
-        {
-            let (expected, found) = (expected.clone(), found.to_string());
-            return Err(RestoreError::WrongDigest { expected, found });
-        }
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let figures = RestoreFigures {
             chunks: get(&counters.chunks),
@@ -136,9 +131,38 @@ pub fn restore_image(
         };
         Ok(RestoreOutcome {
             digest,
-            pieces: WrittenPieces::new(root.len, pieces),
+            pieces,
             figures,
         })
+    })
+}
+
+/// Writes what is missing of an image that an earlier run had begun: `held` is what the target still holds of it (see
+/// [`crate::held_pieces`]). The outcome is that of the whole image; its figures are of this run.
+pub fn resume_image(
+    image: &ImageRef,
+    names: &SessionKeys,
+    link: &dyn RestoreLink,
+    target: &mut dyn ImageTarget,
+    held: WrittenPieces,
+    options: &Options,
+) -> Result<RestoreOutcome, RestoreError> {
+    let missing = held.missing();
+    let mut figures = RestoreFigures::default();
+    let mut pieces = held;
+    if !missing.is_empty() {
+        let options = Options {
+            ranges: Some(missing),
+            ..options.clone()
+        };
+        let outcome = restore_image(image, names, link, target, &options)?;
+        figures = outcome.figures;
+        pieces = pieces.joined(outcome.pieces);
+    }
+    Ok(RestoreOutcome {
+        digest: checked_digest(&pieces, image)?,
+        pieces,
+        figures,
     })
 }
 
@@ -211,6 +235,12 @@ fn write_windows(
                     .map_err(|source| RestoreError::Write { offset, source })?;
                 data += range.len() as u64;
             }
+            target
+                .reached(&window.pieces)
+                .map_err(|source| RestoreError::Write {
+                    offset: window.range.offset,
+                    source,
+                })?;
             written += data;
             if !window.bytes.is_empty() {
                 lock(buffers).push(window.bytes);
@@ -234,21 +264,17 @@ fn write_windows(
     }
 }
 
-/// Returns the digest of an image that these pieces are, one behind the other.
-fn digest_of(pieces: &[Piece], len: u64) -> Option<ImageDigest> {
-    let mut builder = DigestBuilder::new();
-    let mib = 1 << 20;
-    for piece in pieces {
-        match piece.hash {
-            Some(hash) => builder.push(hash),
-            None => {
-                builder.push_zeros(piece.range.len / mib);
-                let rest = usize::try_from(piece.range.len % mib).ok()?;
-                if rest > 0 {
-                    builder.push(hash_mib(&vec![0; rest]));
-                }
-            }
-        }
+/// Returns the digest of what was written; it must be the recovery point's, where that has one.
+fn checked_digest(
+    pieces: &WrittenPieces,
+    image: &ImageRef,
+) -> Result<Option<ImageDigest>, RestoreError> {
+    let digest = pieces.digest();
+    if let (Some(found), Some(expected)) = (digest, &image.digest)
+        && found.to_string() != *expected
+    {
+        let (expected, found) = (expected.clone(), found.to_string());
+        return Err(RestoreError::WrongDigest { expected, found });
     }
-    builder.finish(len)
+    Ok(digest)
 }

@@ -41,6 +41,92 @@ impl WrittenPieces {
         }
     }
 
+    /// Takes pieces that were kept in a record; `None` where they cannot be what a restore of a whole image reported.
+    #[must_use]
+    pub fn from_record(image_bytes: u64, pieces: Vec<Piece>) -> Option<Self> {
+        let mib = MIB_BYTES as u64;
+        let mut at = 0;
+        for Piece { range, hash } in &pieces {
+            let end = range.offset.checked_add(range.len)?;
+            let whole = range.offset.is_multiple_of(mib)
+                && (end.is_multiple_of(mib) || end == image_bytes)
+                && (hash.is_none() || range.len <= mib);
+            if !whole || range.len == 0 || range.offset < at || end > image_bytes {
+                return None;
+            }
+            at = end;
+        }
+        Some(Self::new(image_bytes, pieces))
+    }
+
+    /// Returns how many bytes of the image the pieces cover.
+    #[must_use]
+    pub fn covered_bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.range.len).sum()
+    }
+
+    /// Returns the ranges of the image that no piece covers, in order.
+    #[must_use]
+    pub fn missing(&self) -> Vec<ByteRange> {
+        let (mut missing, mut at) = (Vec::new(), 0);
+        let end = ByteRange {
+            offset: self.image_bytes,
+            len: 0,
+        };
+        for range in self.pieces.iter().map(|piece| piece.range).chain([end]) {
+            if range.offset > at {
+                missing.push(ByteRange {
+                    offset: at,
+                    len: range.offset - at,
+                });
+            }
+            at = range.offset + range.len;
+        }
+        missing
+    }
+
+    /// Keeps the pieces that follow each other from the start of the image, and returns where they end.
+    pub fn keep_front(&mut self) -> u64 {
+        let mut at = 0;
+        let front = self.pieces.iter().take_while(|piece| {
+            let follows = piece.range.offset == at;
+            at += if follows { piece.range.len } else { 0 };
+            follows
+        });
+        let count = front.count();
+        self.pieces.truncate(count);
+        at
+    }
+
+    /// Joins the pieces of two restores of parts of the same image.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        let mut pieces = self.pieces;
+        pieces.extend(other.pieces);
+        pieces.sort_by_key(|piece| piece.range.offset);
+        Self::new(self.image_bytes, pieces)
+    }
+
+    /// Returns the digest of the image, where the pieces are all of it.
+    #[must_use]
+    pub fn digest(&self) -> Option<ImageDigest> {
+        let mut builder = DigestBuilder::new();
+        let mib = MIB_BYTES as u64;
+        for piece in &self.pieces {
+            match piece.hash {
+                Some(hash) => builder.push(hash),
+                None => {
+                    builder.push_zeros(piece.range.len / mib);
+                    let rest = usize::try_from(piece.range.len % mib).ok()?;
+                    if rest > 0 {
+                        builder.push(hash_mib(&vec![0; rest]));
+                    }
+                }
+            }
+        }
+        builder.finish(self.image_bytes)
+    }
+
     /// Returns the length of the image.
     #[must_use]
     pub fn image_bytes(&self) -> u64 {
@@ -87,6 +173,36 @@ pub fn verify_image(
             len: piece.range.len,
         })
     })
+}
+
+/// Returns the pieces of an earlier run that `source` still holds: each is read and its hash compared. What cannot be read
+/// is not held.
+pub fn held_pieces(
+    written: &WrittenPieces,
+    source: &dyn ImageSource,
+    options: &Options,
+) -> Result<WrittenPieces, VerifyError> {
+    let tasks: Vec<Piece> = written.pieces.iter().flat_map(split_zeros).collect();
+    let held = Mutex::new(vec![false; tasks.len()]);
+    for_each(tasks.len(), options, |buffer, place| {
+        let Piece { range, hash } = tasks[place];
+        if range.offset + range.len > source.len() {
+            return Ok(());
+        }
+        let same = match hash {
+            Some(hash) => {
+                options.pace(range.len);
+                read(source, range, buffer).map(|bytes| hash_mib(bytes) == hash)
+            }
+            None => is_zero_range(source, range, buffer),
+        };
+        lock(&held)[place] = same.unwrap_or(false);
+        Ok(())
+    })?;
+    let held = lock(&held);
+    let pieces = tasks.iter().zip(held.iter()).filter(|(_, held)| **held);
+    let pieces = pieces.map(|(piece, _)| *piece).collect();
+    Ok(WrittenPieces::new(written.image_bytes, pieces))
 }
 
 /// Reads an image whole and returns its digest.

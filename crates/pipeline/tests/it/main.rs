@@ -5,5 +5,6 @@
 mod backup;
 mod disks;
 mod restore;
+mod resume;
 mod support;
 mod verify;
