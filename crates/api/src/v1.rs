@@ -434,7 +434,7 @@ fn yes() -> bool {
 pub struct Job {
     /// Id.
     pub id: String,
-    /// `backup`, `restore`, `verify`.
+    /// `backup`, `restore`, `restore-undo`, `restore-finish`, `verify`.
     pub kind: String,
     /// `queued`, `running`, `succeeded`, `warnings`, `failed`, `cancelled`, `expired`, `skipped`.
     pub state: String,

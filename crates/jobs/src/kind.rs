@@ -54,11 +54,21 @@ pub enum JobKind {
     Backup,
     /// Restores a VM or disks of it.
     Restore,
+    /// Puts back what a restore keeps beside, and keeps what the restore made beside in turn.
+    RestoreUndo,
+    /// Deletes what a restore keeps beside.
+    RestoreFinish,
     /// Reads a recovery point whole and compares.
     VerifyPoint,
 }
 
-named!(JobKind, "kind of job", { Backup => "backup", Restore => "restore", VerifyPoint => "verify-point" });
+named!(JobKind, "kind of job", {
+    Backup => "backup",
+    Restore => "restore",
+    RestoreUndo => "restore-undo",
+    RestoreFinish => "restore-finish",
+    VerifyPoint => "verify-point",
+});
 
 /// Who carries a job out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +107,8 @@ pub enum StepName {
     Publish,
     /// The checkpoint became a reference point.
     Convert,
+    /// What a restore kept beside is deleted.
+    Release,
 }
 
 named!(StepName, "step of a job", {
@@ -112,6 +124,7 @@ named!(StepName, "step of a job", {
     Read => "read",
     Publish => "publish",
     Convert => "convert",
+    Release => "release",
 });
 
 /// Where a step is.
@@ -166,6 +179,13 @@ impl JobKind {
                 StepName::Restore,
                 StepName::Verify,
             ],
+            JobKind::RestoreUndo => &[
+                StepName::Request,
+                StepName::Agent,
+                StepName::Restore,
+                StepName::Verify,
+            ],
+            JobKind::RestoreFinish => &[StepName::Request, StepName::Agent, StepName::Release],
             JobKind::VerifyPoint => &[StepName::Request, StepName::Read, StepName::Verify],
         }
     }
@@ -174,7 +194,10 @@ impl JobKind {
     #[must_use]
     pub fn runs_on(self) -> RunsOn {
         match self {
-            JobKind::Backup | JobKind::Restore => RunsOn::Agent,
+            JobKind::Backup
+            | JobKind::Restore
+            | JobKind::RestoreUndo
+            | JobKind::RestoreFinish => RunsOn::Agent,
             JobKind::VerifyPoint => RunsOn::Server,
         }
     }
@@ -183,7 +206,10 @@ impl JobKind {
     #[must_use]
     pub fn needs_vm_alone(self) -> bool {
         match self {
-            JobKind::Backup | JobKind::Restore => true,
+            JobKind::Backup
+            | JobKind::Restore
+            | JobKind::RestoreUndo
+            | JobKind::RestoreFinish => true,
             JobKind::VerifyPoint => false,
         }
     }
@@ -192,7 +218,7 @@ impl JobKind {
     #[must_use]
     pub fn rank(self) -> u32 {
         match self {
-            JobKind::Restore => 0,
+            JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish => 0,
             JobKind::Backup => 1,
             JobKind::VerifyPoint => 2,
         }

@@ -4,11 +4,12 @@
 //! the same for whoever carries it out: a plan, or the first refusal. Promises that are relied on elsewhere:
 //!
 //! - no path in a plan has escaped [`model::host_path::check`];
-//! - no path in it exists on the host except those listed in [`RestorePlan::park`], and no VM uses one of those;
+//! - no path in it exists on the host except those listed in [`RestorePlan::park`], which no VM uses, and those of the VM
+//!   whose place is taken ([`OverVm::park`]), which nobody else uses; both are kept beside;
 //! - a plan without refusals overbooks no volume, and names no disk that was not asked for;
 //! - two plans with the same [`Fingerprint`] have the same effects.
 //!
-//! Not here: the swap over a VM that still exists, disks attached to a VM, bytes taken from what the host already has.
+//! Not here: disks attached to a VM, bytes taken from what the host already has.
 
 mod bytes;
 mod checkpoints;
@@ -17,6 +18,7 @@ mod effects;
 mod facts;
 mod identities;
 mod names;
+mod over;
 mod refusal;
 mod space;
 mod steps;
@@ -33,9 +35,12 @@ pub use checkpoints::{
     plan_checkpoints,
 };
 pub use effects::{Fingerprint, differences};
-pub use facts::{HostFacts, ReservePolicy, VmElsewhere, VmOnHost, Volume};
+pub use facts::{
+    HostFacts, ReservePolicy, StandingDisk, StandingVm, VmElsewhere, VmOnHost, Volume,
+};
 pub use identities::{Adapter, Collision, Identities, Shared, VmIdentity, plan_identities};
 pub use names::wanted_paths;
+pub use over::{OverVm, StayingDisk};
 pub use refusal::Refusal;
 pub use space::VolumeNeed;
 pub use steps::Step;
@@ -107,6 +112,8 @@ pub struct VmPlan {
     pub keep_mac: bool,
     /// Whether it is started at the end.
     pub start: bool,
+    /// The VM of its id that is still there, and makes room once the new one is written and rehearsed.
+    pub over: Option<OverVm>,
 }
 
 /// How a VM is registered.
@@ -253,7 +260,8 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
     let tree = names::tree_targets(point, wish, facts);
     let tree = found.take(tree).unwrap_or_default();
     let disks = disks::plan(point, wish, facts, keep_disk_ids, &tree, &mut found);
-    let park = disks::check_paths(wish, facts, &disks, &tree, &mut found);
+    let over = vm.and_then(|vm| vm.over.as_ref());
+    let park = disks::check_paths(wish, facts, &disks, &tree, over, &mut found);
     let config_folder = vm.map(|vm| vm.config_folder.as_str());
     let volumes = space::needs(facts, &disks, &tree, config_folder, point, &mut found);
     let Findings {

@@ -52,6 +52,7 @@ pub(super) async fn gather(
                 name: vm.config.name,
             })
             .collect(),
+        standing: None,
         elsewhere,
         existing: Vec::new(),
         reserve: shared.options.reserve,

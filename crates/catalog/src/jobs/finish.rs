@@ -161,8 +161,9 @@ impl Catalog {
 
 /// A restore has succeeded only if every step was gone through, the comparison last (S17).
 fn check_steps_passed(job: &Job) -> Result<(), CatalogError> {
-    if job.kind != JobKind::Restore {
-        return Ok(());
+    match job.kind {
+        JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish => {}
+        JobKind::Backup | JobKind::VerifyPoint => return Ok(()),
     }
     for &name in job.kind.steps() {
         let passed = job
@@ -171,8 +172,8 @@ fn check_steps_passed(job: &Job) -> Result<(), CatalogError> {
             .any(|step| step.name == name && step.state.is_passed());
         if !passed {
             return Err(CatalogError::refused(format!(
-                "restore {} cannot have succeeded: step {name} has not ended well",
-                job.id
+                "{} {} cannot have succeeded: step {name} has not ended well",
+                job.kind, job.id
             )));
         }
     }

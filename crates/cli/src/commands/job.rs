@@ -33,7 +33,7 @@ enum Verb {
         #[arg(long, value_name = "STATE", value_parser = ["queued", "running", "succeeded", "warnings", "failed", "cancelled", "expired", "skipped"])]
         state: Option<String>,
         /// Only jobs of this kind
-        #[arg(long, value_name = "KIND", value_parser = ["backup", "restore", "verify"])]
+        #[arg(long, value_name = "KIND", value_parser = ["backup", "restore", "restore-undo", "restore-finish", "verify"])]
         kind: Option<String>,
         /// Only jobs of this VM, by name or id
         #[arg(long, value_name = "VM")]

@@ -2,7 +2,7 @@
 
 use model::{DiskId, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, host_path};
 
-use super::{DiskPlan, Findings, HostFacts, Refusal, TreeFilePlan, bytes, names, space};
+use super::{DiskPlan, Findings, HostFacts, OverVm, Refusal, TreeFilePlan, bytes, names, space};
 
 /// Refuses disks the point does not have.
 pub(super) fn check_known(point: &RecoveryPoint, disks: &[DiskId], found: &mut Findings) {
@@ -42,12 +42,13 @@ pub(super) fn plan(
         .collect()
 }
 
-/// Refuses paths that are in use; returns those that are moved aside at the original location.
+/// Refuses paths that are in use, but for files of a VM that makes room; returns those that are moved aside at the original location.
 pub(super) fn check_paths(
     wish: &RestoreWish,
     facts: &HostFacts,
     disks: &[DiskPlan],
     tree: &[TreeFilePlan],
+    over: Option<&OverVm>,
     found: &mut Findings,
 ) -> Vec<String> {
     let own_place = wish.target == RestoreTarget::Original
@@ -63,6 +64,9 @@ pub(super) fn check_paths(
         if park.contains(path) {
             continue;
         }
+        if over.is_some_and(|over| over.parks(path)) {
+            continue;
+        }
         let user = facts
             .vms
             .iter()
@@ -71,12 +75,18 @@ pub(super) fn check_paths(
             .existing
             .iter()
             .any(|file| host_path::same(file, path));
-        match user {
+        let stays = over.and_then(|over| {
+            let mut files = over.stay.iter().flat_map(|disk| &disk.files);
+            files
+                .any(|file| host_path::same(file, path))
+                .then_some(over.name.as_str())
+        });
+        match user.map(|vm| vm.name.as_str()).or(stays) {
             None if !exists => {}
             None if own_place => park.push(path.clone()),
             user => found.refuse(Refusal::PathTaken {
                 path: path.clone(),
-                vm: user.map(|vm| vm.name.clone()),
+                vm: user.map(str::to_owned),
                 host: facts.name.clone(),
             }),
         }

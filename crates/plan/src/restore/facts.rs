@@ -1,6 +1,6 @@
 //! What a plan is made from.
 
-use model::{HostId, SwitchRef, Timestamp, VmId, host_path};
+use model::{DiskId, HostId, PowerState, SwitchRef, Timestamp, VmId, host_path};
 
 use super::Rate;
 
@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub switches: Vec<SwitchRef>,
     /// VMs.
     pub vms: Vec<VmOnHost>,
+    /// The VM of this host with the id of the point's, looked at closely; `None` where there is none.
+    pub standing: Option<StandingVm>,
     /// VMs of other hosts that share an id, a MAC address or a name with this restore.
     pub elsewhere: Vec<VmElsewhere>,
     /// Those of [`wanted_paths`](super::wanted_paths) that exist.
@@ -51,10 +53,44 @@ pub struct VmOnHost {
     pub id: VmId,
     /// Display name.
     pub name: String,
-    /// Paths of its disk files.
+    /// Paths of its disk files. Where a VM is to make room for a restore: with every file that its disks read through.
     pub files: Vec<String>,
     /// MAC addresses of its adapters.
     pub macs: Vec<String>,
+}
+
+/// The VM that is still there, with every file of its disks.
+#[derive(Clone, Debug)]
+pub struct StandingVm {
+    /// Id.
+    pub id: VmId,
+    /// Display name.
+    pub name: String,
+    /// What it does.
+    pub power: PowerState,
+    /// Folder of its configuration (ConfigurationDataRoot).
+    pub config_folder: Option<String>,
+    /// Its disks.
+    pub disks: Vec<StandingDisk>,
+    /// Files that only its checkpoints use, with the disk each belongs to by its place in `disks`, where one does.
+    pub branches: Vec<(String, Option<usize>)>,
+    /// Names of its checkpoints.
+    pub checkpoints: Vec<String>,
+    /// Whether it belongs to a cluster.
+    pub clustered: bool,
+}
+
+/// A disk of a VM that is still there.
+#[derive(Clone, Debug)]
+pub struct StandingDisk {
+    /// Controller and slot, such as `scsi 0:1`.
+    pub slot: String,
+    /// VirtualDiskId, where it could be read.
+    pub id: Option<DiskId>,
+    /// Its files, leaf first; never empty.
+    pub files: Vec<String>,
+    /// Why its files could not be read to the root, where they could not.
+    pub problem: Option<String>,
 }
 
 /// A VM of another host.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use model::{Nic, RecoveryPoint, RestoreScope, RestoreWish, VmId};
 
-use super::{HostFacts, names, vm};
+use super::{HostFacts, names, over, vm};
 
 /// Who the VM was and who it will be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,8 @@ pub fn plan_identities(
             switch: vm::switch_of(nic, wish, facts),
         }),
     };
-    let collisions = collisions(&after, facts);
+    let replaced = over::standing(point, wish, facts).map(|vm| vm.id);
+    let collisions = collisions(&after, replaced, facts);
     Some(Identities {
         before,
         after,
@@ -102,8 +103,8 @@ pub fn plan_identities(
 }
 
 /// Looks for others by the same id, name or MAC address. A VM of the target host with the id or the name is refused by
-/// the plan itself; on another host it may be meant.
-fn collisions(after: &VmIdentity, facts: &HostFacts) -> Vec<Collision> {
+/// the plan itself; on another host it may be meant. The VM that is replaced is nobody else.
+fn collisions(after: &VmIdentity, replaced: Option<VmId>, facts: &HostFacts) -> Vec<Collision> {
     let mut found = Vec::new();
     let macs: Vec<&String> = after
         .adapters
@@ -128,7 +129,7 @@ fn collisions(after: &VmIdentity, facts: &HostFacts) -> Vec<Collision> {
             });
         }
     }
-    for other in &facts.vms {
+    for other in facts.vms.iter().filter(|vm| Some(vm.id) != replaced) {
         for shared in shared_macs(&other.macs) {
             found.push(Collision {
                 shared,

@@ -89,6 +89,147 @@ fn s19_disks_alone_bring_no_checkpoints() {
     assert_eq!(checkpoints.names, ["one"]);
 }
 
+/// The VM of the point, which runs on its disks; an excluded one hangs at scsi 0:5.
+pub(super) fn standing_vm() -> StandingVm {
+    let disk = |slot: &str, files: &[&str]| StandingDisk {
+        slot: slot.into(),
+        id: None,
+        files: files.iter().map(|&file| file.to_owned()).collect(),
+        problem: None,
+    };
+    let root = "C:\\VMs\\web01\\os.vhdx";
+    StandingVm {
+        id: point().vm.id,
+        name: "Web01".into(),
+        power: model::PowerState::Running,
+        config_folder: Some("C:\\VMs\\web01".into()),
+        disks: vec![
+            disk("scsi 0:0", &["C:\\VMs\\web01\\os_9.avhdx", root]),
+            disk("scsi 0:1", &["D:\\data\\os.vhdx"]),
+            disk("scsi 0:5", &["D:\\scratch.vhdx"]),
+        ],
+        branches: vec![("C:\\VMs\\web01\\os_8.avhdx".into(), Some(0))],
+        checkpoints: vec!["one".into()],
+        clustered: false,
+    }
+}
+
+/// A host on which the point's VM is still there, beside another.
+fn host_with_vm() -> HostFacts {
+    let mut facts = host();
+    let standing = standing_vm();
+    let leaves = standing.disks.iter().map(|disk| disk.files[0].clone());
+    facts.vms = vec![VmOnHost {
+        id: standing.id,
+        name: standing.name.clone(),
+        files: leaves.collect(),
+        macs: vec!["00155D000001".into()],
+    }];
+    facts.existing = standing
+        .disks
+        .iter()
+        .flat_map(|disk| disk.files.clone())
+        .collect();
+    facts.standing = Some(standing);
+    facts
+}
+
+fn point_with_excluded() -> RecoveryPoint {
+    let mut point = point();
+    point.vm.nics[0].mac = Some("00155D000001".into());
+    point.excluded = vec![Excluded {
+        path: "D:\\scratch_A.avhdx".into(),
+        slot: "scsi 0:5".into(),
+    }];
+    point
+}
+
+#[test]
+fn a_vm_that_is_still_there_makes_room_once_the_new_one_is_rehearsed() {
+    let (point, facts) = (point_with_excluded(), host_with_vm());
+    let made = plan(&point, &wish(RestoreTarget::Original), &facts);
+    check_steps(
+        &made,
+        "void-bases; write-disk C:\\VMs\\web01\\os.vhdx; write-disk D:\\data\\os.vhdx; rehearse-vm; stop-vm; \
+         export-vm C:\\VMs\\web01; park-file C:\\VMs\\web01\\os_9.avhdx; park-file C:\\VMs\\web01\\os.vhdx; \
+         park-file D:\\data\\os.vhdx; park-file C:\\VMs\\web01\\os_8.avhdx; destroy-vm; keep-disk D:\\scratch.vhdx; \
+         register-vm C:\\VMs\\web01; read-back",
+    );
+    assert_eq!(made.identities.as_ref().unwrap().collisions, []);
+    assert!(made.warnings.is_empty(), "{:?}", made.warnings);
+    let over = made.kind.vm().unwrap().over.clone().unwrap();
+    assert_eq!(
+        over.stay[0].excluded.as_deref(),
+        Some("D:\\scratch_A.avhdx")
+    );
+    assert_eq!(made.disks[0].target_path, "C:\\VMs\\web01\\os.vhdx");
+    // A running VM and one that is off are not the same effects.
+    let mut off = facts.clone();
+    off.standing.as_mut().unwrap().power = model::PowerState::Off;
+    let stopped = plan(&point, &wish(RestoreTarget::Original), &off);
+    let lost = differences(&made.effects(), &stopped.effects());
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert!(lost[0].contains("Stop VM"), "{lost:?}");
+}
+
+#[test]
+fn what_the_point_does_not_hold_or_others_use_is_not_moved() {
+    let (mut point, mut facts) = (point_with_excluded(), host_with_vm());
+    point.excluded.clear();
+    let gold = "C:\\Gold\\base.vhdx".to_owned();
+    let standing = facts.standing.as_mut().unwrap();
+    standing.disks[1].files.push(gold.clone());
+    facts.vms.push(VmOnHost {
+        id: VmId::random(),
+        name: "db".into(),
+        files: vec!["C:\\db.vhdx".into(), gold.clone()],
+        macs: vec![],
+    });
+    let made = plan(&point, &wish(RestoreTarget::Original), &facts);
+    let over = made.kind.vm().unwrap().over.clone().unwrap();
+    assert!(!over.parks(&gold) && !over.parks("D:\\scratch.vhdx"));
+    assert_eq!(over.stay[0].excluded, None);
+    assert_eq!(made.warnings.len(), 2, "{:?}", made.warnings);
+    // A restored disk would come where it lies.
+    facts.standing.as_mut().unwrap().disks[2].files = vec!["D:\\data\\os.vhdx".into()];
+    facts.standing.as_mut().unwrap().disks.remove(1);
+    point.disks.remove(1);
+    let mut asked = wish(RestoreTarget::Original);
+    asked.disk_folders = vec![model::DiskFolder {
+        disk: point.disks[0].id,
+        folder: "D:\\data".into(),
+    }];
+    let refusal = plan_restore(&point, &asked, &facts).unwrap_err();
+    assert_eq!(refusal.code(), "path-taken");
+}
+
+#[test]
+fn a_vm_that_cannot_make_room_is_refused() {
+    let asked = wish(RestoreTarget::Original);
+    let code = |facts: &HostFacts, asked: &RestoreWish| {
+        plan_restore(&point(), asked, facts).unwrap_err().code()
+    };
+    let mut saved = host_with_vm();
+    saved.standing.as_mut().unwrap().power = model::PowerState::Saved;
+    assert_eq!(code(&saved, &asked), "vm-saved");
+    let mut clustered = host_with_vm();
+    clustered.standing.as_mut().unwrap().clustered = true;
+    assert_eq!(code(&clustered, &asked), "vm-clustered");
+    // Beside the original, its id cannot be kept.
+    let mut beside = wish(alternate(HOST));
+    beside.id = Some(KeepOrNew::Keep);
+    beside.folder = Some("D:\\out".into());
+    assert_eq!(code(&host_with_vm(), &beside), "vm-exists");
+    let mut in_the_way = host_with_vm();
+    in_the_way.vms.push(VmOnHost {
+        id: VmId::random(),
+        name: "WEB01".into(),
+        files: vec![],
+        macs: vec![],
+    });
+    assert_eq!(code(&in_the_way, &asked), "name-taken");
+}
+
 #[track_caller]
 fn check_steps(plan: &RestorePlan, expected: &str) {
     let steps: Vec<String> = plan

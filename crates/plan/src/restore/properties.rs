@@ -1,6 +1,9 @@
 //! What holds for every plan, whatever is asked for and whatever the host has.
 
-use model::{DiskImage, DisksTo, GIB, KeepOrNew, RestoreScope, RestoreTarget, VmId, host_path};
+use model::{
+    DiskImage, DisksTo, Excluded, GIB, KeepOrNew, PowerState, RestoreScope, RestoreTarget, VmId,
+    host_path,
+};
 use proptest::prelude::*;
 
 use super::tests::{alternate, disk, host, point, point_of_files, point_with_checkpoint, wish};
@@ -45,6 +48,7 @@ prop_compose! {
         disks in proptest::collection::vec(any_disk(), 1..4),
         mac in proptest::option::of(Just("00155D000001".to_owned())),
         configured in proptest::bool::weighted(0.9),
+        excluded in proptest::option::of((any_path(), 0..3)),
     ) -> RecoveryPoint {
         let mut made = match form {
             0 => RecoveryPoint { disks, ..point() },
@@ -52,10 +56,48 @@ prop_compose! {
             _ => point_with_checkpoint(),
         };
         made.vm.nics[0].mac = mac;
+        let left_out = excluded.map(|(path, slot)| Excluded { path, slot: format!("scsi 0:{slot}") });
+        made.excluded = left_out.into_iter().collect();
         if !configured {
             made.files.retain(model::FileImage::is_disk);
         }
         made
+    }
+}
+
+fn any_power() -> impl Strategy<Value = PowerState> {
+    prop_oneof![
+        Just(PowerState::Off),
+        Just(PowerState::Running),
+        Just(PowerState::Saved)
+    ]
+}
+
+prop_compose! {
+    /// Disks of a VM that is still there, and files of its checkpoints.
+    fn any_standing()(
+        chains in proptest::collection::vec(proptest::collection::vec(any_path(), 1..3), 0..3),
+        branches in proptest::collection::vec((any_path(), proptest::option::of(0..2_usize)), 0..2),
+        known in proptest::collection::vec(any::<bool>(), 3),
+        power in any_power(),
+        clustered in proptest::bool::weighted(0.1),
+    ) -> StandingVm {
+        let disks = chains.into_iter().zip(known).zip(0..).map(|((files, known), slot)| StandingDisk {
+            slot: format!("scsi 0:{slot}"),
+            id: known.then(|| point().disks[0].id),
+            files,
+            problem: None,
+        });
+        StandingVm {
+            id: point().vm.id,
+            name: "web01".into(),
+            power,
+            config_folder: Some("C:\\VMs\\web01".into()),
+            disks: disks.collect(),
+            branches,
+            checkpoints: vec![],
+            clustered,
+        }
     }
 }
 
@@ -65,7 +107,7 @@ prop_compose! {
         free in proptest::collection::vec(0..100_u64, 2),
         existing in proptest::collection::vec(any_path(), 0..3),
         used in proptest::collection::vec(any_path(), 0..2),
-        same_vm in proptest::bool::weighted(0.2),
+        standing in proptest::option::weighted(0.4, any_standing()),
         name in prop_oneof![Just("web01"), Just("db"), Just("copy")],
     ) -> HostFacts {
         let mut facts = host();
@@ -75,9 +117,16 @@ prop_compose! {
         for (volume, free) in facts.volumes.iter_mut().zip(free) {
             volume.free_bytes = free * GIB;
         }
-        let id = if same_vm { point().vm.id } else { VmId::random() };
-        facts.vms = vec![VmOnHost { id, name: name.into(), files: used.clone(), macs: vec![] }];
+        facts.vms = vec![VmOnHost { id: VmId::random(), name: name.into(), files: used.clone(), macs: vec![] }];
         facts.existing = existing.into_iter().chain(used).collect();
+        if let Some(standing) = standing {
+            let files: Vec<String> = standing.disks.iter().flat_map(|disk| disk.files.clone()).collect();
+            facts.existing.extend(files.iter().cloned());
+            facts.existing.extend(standing.branches.iter().map(|(path, _)| path.clone()));
+            let macs = vec!["00155D000001".to_owned()];
+            facts.vms.push(VmOnHost { id: standing.id, name: standing.name.clone(), files, macs });
+            facts.standing = Some(standing);
+        }
         facts
     }
 }
@@ -184,13 +233,16 @@ proptest! {
         prop_assert_eq!(&touched, &named);
 
         // Every path is new, or what stands there is moved aside; nobody uses it, and no two are the same.
+        let over = plan.kind.vm().and_then(|vm| vm.over.as_ref());
         let paths = written(&plan);
         for (at, path) in paths.iter().enumerate() {
             let checked = host_path::check(path);
             prop_assert_eq!(checked.as_deref(), Ok(*path));
-            let free = !is_in(&facts.existing, path) || is_in(&plan.park, path);
+            let parked = over.is_some_and(|over| over.parks(path));
+            let free = !is_in(&facts.existing, path) || is_in(&plan.park, path) || parked;
             prop_assert!(free, "{path}");
-            prop_assert!(!facts.vms.iter().any(|vm| is_in(&vm.files, path)), "{path}");
+            let mut users = facts.vms.iter().filter(|vm| is_in(&vm.files, path));
+            prop_assert!(users.all(|vm| parked && vm.id == point.vm.id), "{path}");
             prop_assert!(!paths[..at].iter().any(|other| host_path::same(other, path)));
         }
         for path in &plan.park {
@@ -200,7 +252,33 @@ proptest! {
         for step in &plan.steps {
             let Some(path) = step.path() else { continue };
             let config = plan.kind.vm().is_some_and(|vm| vm.config_folder == path);
-            prop_assert!(config || paths.contains(&path), "{step}");
+            let of_old = over.is_some_and(|over| {
+                over.parks(path) || over.config_folder == path || over.stay.iter().any(|disk| disk.path == path)
+            });
+            prop_assert!(config || of_old || paths.contains(&path), "{step}");
+        }
+
+        // Of the VM that makes room everything is kept beside but what others read through and what the point does not
+        // hold, which stays.
+        if let (Some(over), Some(standing)) = (over, &facts.standing) {
+            let chains = standing.disks.iter().flat_map(|disk| &disk.files);
+            let all: Vec<&String> = chains.chain(standing.branches.iter().map(|(path, _)| path)).collect();
+            let used_by_others = |path: &str| {
+                facts.vms.iter().any(|vm| vm.id != over.id && is_in(&vm.files, path))
+            };
+            let stays = |path: &str| over.stay.iter().any(|disk| is_in(&disk.files, path));
+            for path in &over.park {
+                prop_assert!(all.contains(&path) && !used_by_others(path), "{path}");
+            }
+            for path in all {
+                prop_assert!(over.parks(path) || used_by_others(path) || stays(path), "{path}");
+            }
+            for path in over.stay.iter().flat_map(|disk| &disk.files) {
+                prop_assert!(!paths.iter().any(|written| host_path::same(written, path)), "{path}");
+                prop_assert!(!over.parks(path), "{path}");
+            }
+            prop_assert!(standing.power != PowerState::Saved && !standing.clustered);
+            prop_assert!(wish.target == RestoreTarget::Original);
         }
 
         // Ids and MAC addresses as their policies say.
@@ -214,8 +292,12 @@ proptest! {
                 prop_assert_eq!(vm.keep_mac, kept(wish.mac));
                 let mac = &point.vm.nics[0].mac;
                 prop_assert_eq!(&identities.after.adapters[0].mac, &mac.clone().filter(|_| kept(wish.mac)));
-                prop_assert!(!facts.vms.iter().any(|vm| kept(wish.id) && vm.id == point.vm.id));
-                prop_assert!(!facts.vms.iter().any(|other| other.name.eq_ignore_ascii_case(&vm.name)));
+                let mut there = facts.vms.iter().filter(|other| other.id == point.vm.id);
+                prop_assert_eq!(vm.over.is_some(), kept(wish.id) && there.next().is_some());
+                let makes_room = |other: &VmOnHost| vm.over.as_ref().is_some_and(|over| over.id == other.id);
+                let mut others = facts.vms.iter().filter(|other| !makes_room(other));
+                prop_assert!(others.all(|other| !other.name.eq_ignore_ascii_case(&vm.name)));
+                prop_assert!(vm.over.is_none() || identities.collisions.is_empty());
                 prop_assert!(plan.disks.iter().all(|disk| disk.new_disk_id != kept(wish.id)));
             }
             (None, None) => prop_assert!(plan.disks.iter().all(|disk| disk.new_disk_id)),

@@ -17,6 +17,20 @@ pub enum Refusal {
         /// The host.
         host: String,
     },
+    /// The memory of the VM that is there is saved on disk, and would be lost.
+    #[error("VM {name:?} is saved: its memory lies on disk and would not survive the restore")]
+    VmSaved {
+        /// Its name.
+        name: String,
+    },
+    /// The VM that is there is a cluster's.
+    #[error("VM {name:?} on host {host} belongs to a cluster, which would bring it back")]
+    VmClustered {
+        /// Its name.
+        name: String,
+        /// The host.
+        host: String,
+    },
     /// The name is taken.
     #[error("a VM named {name:?} exists on host {host}")]
     NameTaken {
@@ -123,6 +137,8 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Refusal::VmExists { .. } => "vm-exists",
+            Refusal::VmSaved { .. } => "vm-saved",
+            Refusal::VmClustered { .. } => "vm-clustered",
             Refusal::NameTaken { .. } => "name-taken",
             Refusal::PathTaken { .. } => "path-taken",
             Refusal::BadPath(_) => "bad-path",
@@ -143,6 +159,12 @@ impl Refusal {
         match self {
             Refusal::VmExists { .. } => {
                 "remove the VM first, or restore beside it: --to HOST with its own --folder gives it a new id"
+            }
+            Refusal::VmSaved { .. } => {
+                "start it, or discard its saved state on the host, then restore again"
+            }
+            Refusal::VmClustered { .. } => {
+                "take its group offline and remove the VM from the cluster first, or restore beside it with --to HOST"
             }
             Refusal::NameTaken { .. } => "choose another name with --name",
             Refusal::PathTaken { .. } => {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use model::{DiskId, HumanBytes, VmId};
+use model::{DiskId, HumanBytes, PowerState, VmId};
 
-use super::{DiskPlan, RestoreKind, Route, TreeFilePlan};
+use super::{DiskPlan, OverVm, RestoreKind, Route, TreeFilePlan};
 
 /// A step of a plan. Shown, it is a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,50 @@ pub enum Step {
         files: usize,
         /// Whether their disks get new VirtualDiskIds.
         new_disk_ids: bool,
+    },
+    /// The VM is registered under another id, as a trial, and removed again.
+    RehearseVm {
+        /// Its name.
+        name: String,
+    },
+    /// The VM that is there is stopped.
+    StopVm {
+        /// Its name.
+        name: String,
+        /// What it does now.
+        power: PowerState,
+    },
+    /// The definition of the VM that is there is written into a folder beside its own, and tried.
+    ExportVm {
+        /// Its name.
+        name: String,
+        /// Folder of its configuration.
+        folder: String,
+        /// How many checkpoints it has.
+        checkpoints: usize,
+    },
+    /// A file of the VM that is there is kept, in a folder beside it.
+    ParkFile {
+        /// The file.
+        path: String,
+        /// Name of the VM.
+        name: String,
+    },
+    /// The registration of the VM that is there is removed; everything it is made of is kept.
+    DestroyVm {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: VmId,
+    },
+    /// A disk that the point does not hold stays where it is.
+    KeepDisk {
+        /// Its file.
+        path: String,
+        /// Controller and slot.
+        slot: String,
+        /// Whether the restored VM gets it.
+        attached: bool,
     },
     /// The VM is registered.
     RegisterVm {
@@ -150,6 +194,9 @@ pub(super) fn of(
     if !chained {
         steps.extend(move_aside());
     }
+    if let Some(over) = kind.vm().and_then(|vm| vm.over.as_ref()) {
+        swap(over, &mut steps);
+    }
     if let Some(vm) = kind.vm() {
         steps.push(Step::RegisterVm {
             name: vm.name.clone(),
@@ -167,6 +214,36 @@ pub(super) fn of(
     steps
 }
 
+/// Adds what becomes of the VM that is still there.
+fn swap(over: &OverVm, steps: &mut Vec<Step>) {
+    let name = || over.name.clone();
+    steps.push(Step::RehearseVm { name: name() });
+    if over.is_stopped() {
+        steps.push(Step::StopVm {
+            name: name(),
+            power: over.power,
+        });
+    }
+    steps.push(Step::ExportVm {
+        name: name(),
+        folder: over.config_folder.clone(),
+        checkpoints: over.checkpoints,
+    });
+    steps.extend(over.park.iter().map(|path| Step::ParkFile {
+        path: path.clone(),
+        name: name(),
+    }));
+    steps.push(Step::DestroyVm {
+        name: name(),
+        id: over.id,
+    });
+    steps.extend(over.stay.iter().map(|disk| Step::KeepDisk {
+        path: disk.path.clone(),
+        slot: disk.slot.clone(),
+        attached: disk.excluded.is_some(),
+    }));
+}
+
 impl Step {
     /// Returns its stable name.
     #[must_use]
@@ -179,6 +256,12 @@ impl Step {
             Step::MergeChain { .. } => "merge-chain",
             Step::WriteTreeFile { .. } => "write-tree-file",
             Step::LinkTree { .. } => "link-tree",
+            Step::RehearseVm { .. } => "rehearse-vm",
+            Step::StopVm { .. } => "stop-vm",
+            Step::ExportVm { .. } => "export-vm",
+            Step::ParkFile { .. } => "park-file",
+            Step::DestroyVm { .. } => "destroy-vm",
+            Step::KeepDisk { .. } => "keep-disk",
             Step::RegisterVm { .. } => "register-vm",
             Step::ReadBack { .. } => "read-back",
             Step::StartVm { .. } => "start-vm",
@@ -193,9 +276,15 @@ impl Step {
             | Step::WriteDisk { path, .. }
             | Step::WriteChainFile { path, .. }
             | Step::MergeChain { path, .. }
-            | Step::WriteTreeFile { path, .. } => Some(path),
+            | Step::WriteTreeFile { path, .. }
+            | Step::ParkFile { path, .. }
+            | Step::KeepDisk { path, .. } => Some(path),
             Step::RegisterVm { config_folder, .. } => Some(config_folder),
+            Step::ExportVm { folder, .. } => Some(folder),
             Step::VoidBases { .. }
+            | Step::RehearseVm { .. }
+            | Step::StopVm { .. }
+            | Step::DestroyVm { .. }
             | Step::LinkTree { .. }
             | Step::ReadBack { .. }
             | Step::StartVm { .. } => None,
@@ -214,6 +303,12 @@ impl Step {
             | Step::MoveAside { .. }
             | Step::MergeChain { .. }
             | Step::LinkTree { .. }
+            | Step::RehearseVm { .. }
+            | Step::StopVm { .. }
+            | Step::ExportVm { .. }
+            | Step::ParkFile { .. }
+            | Step::DestroyVm { .. }
+            | Step::KeepDisk { .. }
             | Step::RegisterVm { .. }
             | Step::ReadBack { .. }
             | Step::StartVm { .. } => None,
@@ -289,6 +384,54 @@ impl fmt::Display for Step {
                 match new_disk_ids {
                     true => "with new disk ids",
                     false => "with their disk ids",
+                }
+            ),
+            Step::RehearseVm { name } => write!(
+                f,
+                "Import VM {name:?} under another id as a trial, let the host check it, and remove it again."
+            ),
+            Step::StopVm { name, power } => write!(
+                f,
+                "Stop VM {name:?}, which {}; its guest is asked to shut down first.",
+                match power {
+                    PowerState::Running => "is running",
+                    PowerState::Paused => "is paused",
+                    PowerState::Off => "is off",
+                    PowerState::Saved => "is saved",
+                    PowerState::Changing | PowerState::Unknown => "may be running",
+                }
+            ),
+            Step::ExportVm {
+                name,
+                folder,
+                checkpoints,
+            } => write!(
+                f,
+                "Keep the definition of VM {name:?} as it is now{} in a folder .reprise-<job> below {folder}, and try it.",
+                match checkpoints {
+                    0 => String::new(),
+                    1 => ", with its checkpoint,".to_owned(),
+                    more => format!(", with its {more} checkpoints,"),
+                }
+            ),
+            Step::ParkFile { path, name } => write!(
+                f,
+                "Keep {path} of VM {name:?} in a folder .reprise-<job> beside it, until the restore is finished or undone."
+            ),
+            Step::DestroyVm { name, id } => write!(
+                f,
+                "Remove the registration of VM {name:?} ({id}); what it is made of is kept."
+            ),
+            Step::KeepDisk {
+                path,
+                slot,
+                attached,
+            } => write!(
+                f,
+                "Leave disk {path} ({slot}) where it is, {}.",
+                match attached {
+                    true => "attached as it was",
+                    false => "attached to nothing",
                 }
             ),
             Step::RegisterVm {

@@ -139,6 +139,7 @@ pub(super) fn host() -> HostFacts {
             name: "LAN".into(),
         }],
         vms: vec![],
+        standing: None,
         elsewhere: vec![],
         existing: vec![],
         reserve: ReservePolicy::default(),

@@ -5,7 +5,7 @@ use model::{
 };
 
 use super::checkpoints;
-use super::{Findings, HostFacts, NicPlan, Refusal, Route, VmPlan, names};
+use super::{Findings, HostFacts, NicPlan, Refusal, Route, VmOnHost, VmPlan, names, over};
 
 /// Whether the VM keeps its id.
 pub(super) fn keeps_id(wish: &RestoreWish) -> bool {
@@ -33,7 +33,11 @@ pub(super) fn plan(
     found: &mut Findings,
 ) -> Option<VmPlan> {
     let keep_id = keeps_id(wish);
-    if keep_id && let Some(vm) = facts.vms.iter().find(|vm| vm.id == point.vm.id) {
+    let standing = over::standing(point, wish, facts);
+    if keep_id
+        && standing.is_none()
+        && let Some(vm) = facts.vms.iter().find(|vm| vm.id == point.vm.id)
+    {
         found.refuse(Refusal::VmExists {
             id: vm.id,
             name: vm.name.clone(),
@@ -41,7 +45,13 @@ pub(super) fn plan(
         });
     }
     let name = names::vm_name(point, wish, facts);
-    if facts.vms.iter().any(|vm| same(&vm.name, &name)) {
+    let other = |vm: &&VmOnHost| standing.is_none_or(|standing| standing.id != vm.id);
+    if facts
+        .vms
+        .iter()
+        .filter(other)
+        .any(|vm| same(&vm.name, &name))
+    {
         found.refuse(Refusal::NameTaken {
             name: name.clone(),
             host: facts.name.clone(),
@@ -66,6 +76,7 @@ pub(super) fn plan(
         PowerAfter::AsBefore => point.power == PowerState::Running,
     };
     let config_folder = found.take(names::config_folder(point, wish, facts, &name))?;
+    let over = over::plan(point, wish, facts, &config_folder, found);
     Some(VmPlan {
         route,
         id: keep_id.then_some(point.vm.id),
@@ -74,6 +85,7 @@ pub(super) fn plan(
         nics,
         keep_mac: keeps_mac(wish),
         start,
+        over,
     })
 }
 
@@ -84,7 +96,11 @@ fn warn(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts, found: &mu
             .warnings
             .push(format!("not in the recovery point: {}", unsupported.what));
     }
+    let standing = over::standing(point, wish, facts);
     for excluded in &point.excluded {
+        if standing.is_some_and(|vm| over::has_excluded(point, vm, excluded)) {
+            continue;
+        }
         found.warnings.push(format!(
             "disk {} ({}) was excluded from the backup: its slot is left out",
             excluded.path, excluded.slot

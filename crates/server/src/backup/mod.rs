@@ -36,7 +36,14 @@ pub(crate) async fn open(
     app.polls.arrived(peer.0.id, job);
     let work = match (found.kind, JobRequest::read(&found)?) {
         (JobKind::Backup, JobRequest::Backup(work)) => work,
-        (JobKind::Backup | JobKind::Restore | JobKind::VerifyPoint, _) => {
+        (
+            JobKind::Backup
+            | JobKind::Restore
+            | JobKind::RestoreUndo
+            | JobKind::RestoreFinish
+            | JobKind::VerifyPoint,
+            _,
+        ) => {
             return Err(ApiError::conflict(format!("job {job} is no backup")));
         }
     };

@@ -26,7 +26,7 @@ pub(super) struct JobsQuery {
     state: Option<String>,
     /// VM by id or name.
     vm: Option<String>,
-    /// `backup`, `restore`, `verify`.
+    /// `backup`, `restore`, `restore-undo`, `restore-finish`, `verify`.
     kind: Option<String>,
     /// Most entries, 100 by default.
     limit: Option<u32>,
@@ -166,7 +166,7 @@ pub(super) async fn cancel(
     let id = parse_id(&job)?;
     let needed = match app.catalog.job(id).await?.kind {
         JobKind::Backup | JobKind::VerifyPoint => Role::Operator,
-        JobKind::Restore => Role::Administrator,
+        JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish => Role::Administrator,
     };
     if caller.role < needed {
         return Err(ApiError::not_allowed(
@@ -194,9 +194,11 @@ fn parse_kind(name: &str) -> ApiResult<JobKind> {
     match name {
         "backup" => Ok(JobKind::Backup),
         "restore" => Ok(JobKind::Restore),
+        "restore-undo" => Ok(JobKind::RestoreUndo),
+        "restore-finish" => Ok(JobKind::RestoreFinish),
         "verify" => Ok(JobKind::VerifyPoint),
         _ => Err(ApiError::bad_request(format!(
-            "{name:?} is no kind of job: backup, restore, verify"
+            "{name:?} is no kind of job: backup, restore, restore-undo, restore-finish, verify"
         ))),
     }
 }
@@ -233,6 +235,8 @@ fn kind_name(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Backup => "backup",
         JobKind::Restore => "restore",
+        JobKind::RestoreUndo => "restore-undo",
+        JobKind::RestoreFinish => "restore-finish",
         JobKind::VerifyPoint => "verify",
     }
 }
