@@ -194,10 +194,9 @@ impl JobKind {
     #[must_use]
     pub fn runs_on(self) -> RunsOn {
         match self {
-            JobKind::Backup
-            | JobKind::Restore
-            | JobKind::RestoreUndo
-            | JobKind::RestoreFinish => RunsOn::Agent,
+            JobKind::Backup | JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish => {
+                RunsOn::Agent
+            }
             JobKind::VerifyPoint => RunsOn::Server,
         }
     }
@@ -206,10 +205,9 @@ impl JobKind {
     #[must_use]
     pub fn needs_vm_alone(self) -> bool {
         match self {
-            JobKind::Backup
-            | JobKind::Restore
-            | JobKind::RestoreUndo
-            | JobKind::RestoreFinish => true,
+            JobKind::Backup | JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish => {
+                true
+            }
             JobKind::VerifyPoint => false,
         }
     }
