@@ -116,6 +116,7 @@ async fn tell_success(
         fence: entries.fence,
         outcome: Outcome::Succeeded,
         figures: Default::default(),
+        parked: None,
     };
     match server.finish(entries.job, &finish).await {
         Ok(()) => journal.remove(),

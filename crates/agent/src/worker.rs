@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::home::Home;
-use crate::job::{JobContext, Stop, report_until};
+use crate::job::{JobContext, JobError, Stop, report_until};
 use crate::journal::Journal;
 use crate::monitor::{HostState, Monitor};
 use crate::options::RunOptions;
@@ -281,6 +281,7 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
     let vm = match &work {
         Work::Backup(backup) => backup.vm,
         Work::Restore(restore) => restore.wish.vm,
+        Work::Undo(parked) | Work::Release(parked) => parked.vm,
     };
     let journal = match earlier {
         Some(journal) => Arc::new(journal),
@@ -304,6 +305,10 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
                 tell_inventory(shared, &context.server).await;
                 Ok(())
             }
+            Work::Undo(work) | Work::Release(work) => Err(JobError::failed(
+                "not-supported",
+                format!("this agent cannot end what job {} keeps", work.of),
+            )),
         }?;
         journal.succeeded(clock::now())
     };
@@ -320,6 +325,7 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
             fence: context.fence,
             outcome,
             figures: context.figures(|_| ()),
+            parked: None,
         };
         match context.server.finish(context.job, &finish).await {
             Ok(()) => {}

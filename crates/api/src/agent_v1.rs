@@ -191,6 +191,21 @@ pub enum Work {
     Backup(BackupWork),
     /// Bring one back.
     Restore(Box<RestoreWork>),
+    /// Put back what a restore keeps beside.
+    Undo(ParkedWork),
+    /// Delete what a restore keeps beside.
+    Release(ParkedWork),
+}
+
+/// What is to be done with what a restore keeps beside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedWork {
+    /// The job that keeps it.
+    pub of: JobId,
+    /// The VM.
+    pub vm: VmId,
+    /// Its name when the job was made, for messages.
+    pub vm_name: String,
 }
 
 /// A backup as asked for.
@@ -379,6 +394,24 @@ pub struct Finish {
     pub outcome: Outcome,
     /// Last figures.
     pub figures: Figures,
+    /// What the job keeps beside on the host, where it succeeded and does.
+    #[serde(default)]
+    pub parked: Option<Parked>,
+}
+
+/// What a restore keeps beside on the host, until it is finished or undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    /// The VM.
+    pub vm: VmId,
+    /// Whether it is a whole VM, or files of disks alone.
+    pub whole_vm: bool,
+    /// How many files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since when, by the agent's clock.
+    pub since: Timestamp,
 }
 
 /// How a job ended on the agent.

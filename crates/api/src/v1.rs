@@ -19,6 +19,7 @@
 //! | `DELETE /api/v1/points/{point}` | administrator | → 204 |
 //! | `POST /api/v1/restores` | administrator | [`RestoreRequest`] → [`Jobs`] |
 //! | `POST /api/v1/restores/plan` (nothing is done) | administrator | [`RestoreRequest`] → [`RestorePlan`] |
+//! | `POST /api/v1/restores/{job}/undo`, `/restores/{job}/finish` | administrator | → [`Jobs`] |
 //! | `GET /api/v1/jobs?state=&vm=&kind=&limit=&cursor=`, `/jobs/{job}` | viewer | → `Page<`[`Job`]`>`, [`Job`] |
 //! | `GET /api/v1/jobs/{job}/wait?change=N&secs=S` | viewer | → [`Job`] once it differs from change N, or after S ≤ 30 seconds |
 //! | `GET /api/v1/jobs/{job}/log` | viewer | → `Page<`[`LogLine`]`>` |
@@ -472,8 +473,34 @@ pub struct Job {
     pub warnings: Vec<String>,
     /// Why it failed.
     pub error: Option<JobError>,
+    /// What a restore keeps beside on the host, or kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<Parked>,
     /// Grows with every change; for `wait`.
     pub change: u64,
+}
+
+/// What a restore keeps beside on the host until it is finished or undone.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Parked {
+    /// `parked`, `undone`, `finished`.
+    pub state: String,
+    /// Whether it is a whole VM, or files of disks alone.
+    pub whole_vm: bool,
+    /// How many files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// When it is deleted by itself, if the restored VM was seen running by then.
+    pub until: String,
+    /// When the restored VM was first seen running.
+    pub ran: Option<String>,
+    /// The job that undoes or finishes it, the last one asked for.
+    pub by_job: Option<String>,
+    /// When it was put back or deleted.
+    pub ended: Option<String>,
 }
 
 /// A step of a job.

@@ -106,6 +106,8 @@ pub struct Job {
     pub figures: Figures,
     /// What was not honoured.
     pub warnings: Vec<String>,
+    /// What it keeps or kept beside on the host.
+    pub parked: Option<crate::Parked>,
     /// Grows with every change.
     pub change: u64,
 }

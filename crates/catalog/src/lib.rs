@@ -24,6 +24,7 @@ mod idempotency;
 mod jobs;
 mod packs;
 mod page;
+mod parked;
 mod points;
 mod policies;
 mod protections;
@@ -50,6 +51,7 @@ pub use jobs::{
 };
 pub use packs::{NewPack, Pack, PackState};
 pub use page::{Cursor, Page};
+pub use parked::{NewParked, Parked, ParkedState};
 pub use points::{Point, PointState};
 pub use policies::{NewPolicy, Policy, PolicyId, Retention};
 pub use protections::{Protection, ScheduledRun};

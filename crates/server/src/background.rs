@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::agent_v1::BackupWork;
-use catalog::{NewPolicy, Protection};
+use catalog::{Actor, NewPolicy, Protection};
+use jobs::JobKind;
 use model::Timestamp;
 
 use crate::app::Shared;
 use crate::clock;
 use crate::http::ApiResult;
+use crate::people::end_parked;
 use crate::request::JobRequest;
 use crate::{backup, retention, verify};
 
@@ -19,6 +21,8 @@ const SLOW_EVERY: u64 = 30;
 const TAKE_RESERVE_EVERY: u64 = 5;
 /// Jobs that ended longer ago and made no point that is still there are forgotten.
 const KEEP_JOBS_SECS: u64 = 90 * 86_400;
+/// What could not be released is tried again after this time.
+const RELEASE_AGAIN_SECS: u64 = 3600;
 /// A commit older than this whose request is still at work is none: it is settled.
 const SETTLE_AFTER_SECS: u64 = 120;
 
@@ -90,6 +94,29 @@ async fn tick(app: &Shared) -> ApiResult<()> {
     }
     if !runs.is_empty() {
         app.wakes.wake_all();
+    }
+    release_parked(app).await
+}
+
+/// Has deleted what restores keep beside for longer than was set, where the restored VM has run since.
+async fn release_parked(app: &Shared) -> ApiResult<()> {
+    let now = clock::now();
+    for parked in app.catalog.parked_due(now).await? {
+        let of = app.catalog.job(parked.kept.job).await?;
+        let again = now.plus_secs(RELEASE_AGAIN_SECS);
+        match end_parked(
+            app,
+            &of,
+            JobKind::RestoreFinish,
+            Some(again),
+            None,
+            &Actor::Server,
+        )
+        .await
+        {
+            Ok(_) => tracing::info!(job.id = %of.id, "what this restore keeps is released"),
+            Err(err) => tracing::warn!(job.id = %of.id, "what this restore keeps stays: {err}"),
+        }
     }
     Ok(())
 }

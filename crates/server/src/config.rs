@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) tick: Duration,
     pub(crate) node_cache_bytes: u64,
     pub(crate) uploads_at_once: usize,
+    /// How long what a restore took the place of is kept beside.
+    pub(crate) parked_secs: u64,
     /// Room kept free on the data folder's volume.
     pub(crate) reserve_bytes: u64,
 }
@@ -56,6 +58,8 @@ struct File {
     #[serde(default)]
     login: FileLogin,
     #[serde(default)]
+    restores: FileRestores,
+    #[serde(default)]
     store: FileStore,
 }
 
@@ -85,6 +89,12 @@ struct FileLogin {
     tries_per_minute: Option<u32>,
     token_life: Option<String>,
     enrolment_life: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRestores {
+    keep_replaced: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -140,6 +150,11 @@ impl Config {
                 token_secs: secs("login.token_life", file.login.token_life, 12 * 3600)?,
                 enrolment_secs: secs("login.enrolment_life", file.login.enrolment_life, 15 * 60)?,
             },
+            parked_secs: secs(
+                "restores.keep_replaced",
+                file.restores.keep_replaced,
+                72 * 3600,
+            )?,
             tick: Duration::from_secs(secs("jobs.tick", file.jobs.tick, 1)?),
             node_cache_bytes: match file.store.node_cache {
                 Some(text) => model::parse_size(&text).context("read store.node_cache")?,

@@ -1,6 +1,6 @@
 //! What a job was asked to do, as it is kept in the catalog.
 
-use api::agent_v1::BackupWork;
+use api::agent_v1::{BackupWork, ParkedWork};
 use api::v1::AgreedPlan;
 use catalog::Job;
 use model::{PointId, RestoreWish};
@@ -16,6 +16,10 @@ pub(crate) enum JobRequest {
     Backup(BackupWork),
     /// Bring one back.
     Restore(Box<RestoreRequest>),
+    /// Put back what a restore keeps beside.
+    Undo(ParkedWork),
+    /// Delete what a restore keeps beside.
+    Release(ParkedWork),
     /// Read one whole and compare.
     Verify(VerifyRequest),
 }

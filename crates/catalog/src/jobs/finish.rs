@@ -102,6 +102,12 @@ impl Catalog {
                 .map_err(db("end a job"))?;
         }
         log_end(&mut tx, &job, &ending, life.state.name(), now).await?;
+        if matches!(
+            life.state.name(),
+            StateName::Succeeded | StateName::Warnings
+        ) {
+            crate::parked::ended_by(&mut tx, &job, now).await?;
+        }
         let actor = actor_of(&job);
         let detail = json!({ "state": life.state.name().as_str(), "fence": fence.0, "error": error_of(&ending) });
         audit::append(&mut tx, now, &actor, "job.finish", &subject(id), &detail).await?;

@@ -130,6 +130,7 @@ impl Catalog {
             "DELETE FROM jobs WHERE ended < $1
              AND NOT EXISTS (SELECT 1 FROM points WHERE points.job_id = jobs.id)
              AND NOT EXISTS (SELECT 1 FROM publishing WHERE publishing.job_id = jobs.id)
+             AND NOT EXISTS (SELECT 1 FROM parked WHERE parked.job_id = jobs.id AND parked.state = 'parked')
              AND NOT EXISTS (SELECT 1 FROM sessions WHERE sessions.job_id = jobs.id)",
         )
         .bind(before.as_millis())

@@ -115,6 +115,7 @@ pub(super) fn read_job(row: &Row) -> Result<Job, CatalogError> {
             bytes_reused: row.unsigned("bytes_reused")?,
         },
         warnings: row.json("warnings")?,
+        parked: None,
         change: row.unsigned("change")?,
     })
 }
@@ -129,6 +130,12 @@ pub(super) async fn read_steps(conn: &mut Conn, job: &mut Job) -> Result<(), Cat
     .await
     .map_err(db("read the steps of a job"))?;
     job.steps = rows.iter().map(read_step).collect::<Result<_, _>>()?;
+    match job.kind {
+        JobKind::Restore | JobKind::RestoreUndo => {
+            job.parked = crate::parked::of_job(conn, job.id).await?;
+        }
+        JobKind::Backup | JobKind::RestoreFinish | JobKind::VerifyPoint => {}
+    }
     if job.life.state.name() == StateName::Queued && job.life.attempt > 0 {
         job.last_failure = read_last_failure(conn, job).await?;
     }

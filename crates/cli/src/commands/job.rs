@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::v1::{Job, LogLine};
+use api::v1::{Job, LogLine, Parked};
 use api_client::People;
 use clap::{Args, Subcommand};
 
@@ -227,6 +227,34 @@ fn state(job: &Job) -> String {
     }
 }
 
+/// Says what a restore keeps, until when, and what can be done about it.
+fn parked(job: &Job, kept: &Parked) -> String {
+    let what = match kept.whole_vm {
+        true => "the VM whose place was taken",
+        false => "the disks whose place was taken",
+    };
+    let size = format!("{what}: {} files, {}", kept.files, bytes(kept.bytes));
+    let by = kept
+        .by_job
+        .as_ref()
+        .map_or_else(String::new, |by| format!(" by job {by}"));
+    let ended = kept.ended.as_deref().unwrap_or_default();
+    match kept.state.as_str() {
+        "undone" => format!("{size}\nput back {ended}{by}"),
+        "finished" => format!("{size}\ndeleted {ended}{by}"),
+        _ => {
+            let run = match kept.ran {
+                Some(_) => "",
+                None => ", but not before the restored VM was seen running",
+            };
+            format!(
+                "{size}\nkept until {}{run}\nput it back: reprise restore undo {}\ndelete it: reprise restore finish {}",
+                kept.until, job.id, job.id
+            )
+        }
+    }
+}
+
 /// Shows everything about one job.
 pub(crate) fn details(job: &Job) -> View {
     let steps: Vec<String> = job
@@ -297,6 +325,12 @@ pub(crate) fn details(job: &Job) -> View {
                 bytes(figures.bytes_stored),
                 bytes(figures.bytes_reused)
             ),
+        ),
+        (
+            "kept beside",
+            job.parked
+                .as_ref()
+                .map_or_else(String::new, |kept| parked(job, kept)),
         ),
         ("warnings", job.warnings.join("\n")),
         ("error", error),

@@ -1,4 +1,4 @@
-//! `reprise restore plan|start`.
+//! `reprise restore plan|start|undo|finish`.
 
 mod agreed;
 mod show;
@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use api::v1::{InPlace, Job, Jobs, RestorePlan, RestoreRequest};
+use api_client::People;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::backup::WaitArgs;
@@ -41,6 +42,23 @@ enum Verb {
         reprise restore start web01 --disk data.vhdx --folder 'D:\\Restored' --wait\n  \
         reprise restore start --plan plan.json --wait")]
     Start(Box<StartArgs>),
+    /// Put back what a restore took the place of; what it made is kept in turn, so an undo can be undone
+    #[command(after_help = "Example:\n  \
+        reprise restore undo 2f1d6a52-7f0b-4f3e-8a0a-9b7f1f0f4c11 --wait")]
+    Undo(EndArgs),
+    /// Delete what a restore took the place of; it can no longer be undone
+    #[command(after_help = "Example:\n  \
+        reprise restore finish 2f1d6a52-7f0b-4f3e-8a0a-9b7f1f0f4c11 --wait")]
+    Finish(EndArgs),
+}
+
+#[derive(Args, Debug)]
+struct EndArgs {
+    /// Id of the restore's job, or of an undo's; `reprise job show` says what it keeps, and until when
+    #[arg(value_name = "JOB")]
+    job: String,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 #[derive(Args, Debug)]
@@ -152,6 +170,8 @@ pub(crate) async fn run(out: Output, args: RestoreArgs) -> Result<Exit, Failure>
             }
             return Ok(exit);
         }
+        Verb::Undo(args) => return end(out, &client, "undo", args).await,
+        Verb::Finish(args) => return end(out, &client, "finish", args).await,
         Verb::Start(start) => start,
     };
     let requests = match &start.plan {
@@ -166,6 +186,16 @@ pub(crate) async fn run(out: Output, args: RestoreArgs) -> Result<Exit, Failure>
         jobs.extend(made.jobs);
     }
     job::started(out, &client, jobs, start.wait).await
+}
+
+/// Undoes or finishes a restore.
+async fn end(out: Output, client: &People, verb: &str, args: EndArgs) -> Result<Exit, Failure> {
+    let path = format!("/restores/{}/{verb}", People::segment(&args.job));
+    let nothing = serde_json::json!({});
+    let made: Jobs = client
+        .post(&path, &nothing, Some(&super::new_key()))
+        .await?;
+    job::started(out, client, made.jobs, args.wait).await
 }
 
 /// Makes one request for each VM.

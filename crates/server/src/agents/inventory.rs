@@ -6,6 +6,7 @@ use api::agent_v1::Inventory;
 use axum::extract::State;
 use axum::http::StatusCode;
 use catalog::VmSeen;
+use model::VmId;
 
 use super::{Peer, enrol::printable};
 use crate::app::Shared;
@@ -32,6 +33,8 @@ pub(super) async fn take(
     }
     let mut seen = HashSet::new();
     let mut vms = Vec::with_capacity(inventory.vms.len());
+    let running = inventory.vms.iter().filter(|vm| vm.state == "running");
+    let running: Vec<VmId> = running.map(|vm| vm.id).collect();
     for vm in inventory.vms {
         if !seen.insert(vm.id) {
             return Err(ApiError::bad_request(format!(
@@ -48,6 +51,7 @@ pub(super) async fn take(
     }
     let now = clock::now();
     app.catalog.update_inventory(host, &vms, now).await?;
+    app.catalog.note_running(host, &running, now).await?;
     app.polls.note_inventory(peer.0.id, now);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -182,6 +182,8 @@ async fn work_of(app: &App, job: &Job) -> ApiResult<Work> {
                 agreed: request.agreed,
             })))
         }
+        JobRequest::Undo(work) => Ok(Work::Undo(work)),
+        JobRequest::Release(work) => Ok(Work::Release(work)),
         JobRequest::Verify(_) => Err(ApiError::internal(anyhow::anyhow!(
             "job {} is not for agents",
             job.id

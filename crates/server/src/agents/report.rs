@@ -3,6 +3,7 @@
 use api::agent_v1::{Event, EventKind, Finish, Outcome, Report, ReportReply};
 use axum::extract::State;
 use axum::http::StatusCode;
+use catalog::NewParked;
 use jobs::{Ending, ErrorKind, JobError, JobKind, StateName, StepName};
 use model::JobId;
 
@@ -57,13 +58,29 @@ pub(super) async fn finish(
     app.check_last_owner(job, peer.0.id).await?;
     app.polls.arrived(peer.0.id, job);
     let figures = Some(figures(finish.figures));
-    let ending = ending(finish.outcome);
+    let (ending, parked) = (ending(finish.outcome), finish.parked);
     let finished = app
         .catalog
         .finish(job, finish.fence, ending, figures, clock::now())
         .await?;
     app.polls.note_changed(peer.0.id);
     let ended = &finished.job;
+    // Told again until it is answered, so that it is noted whatever is cut.
+    if let (Some(parked), Some(host)) = (parked, &ended.host)
+        && matches!(ended.state(), StateName::Succeeded | StateName::Warnings)
+    {
+        let kept = NewParked {
+            job,
+            vm: parked.vm,
+            host: host.id,
+            whole_vm: parked.whole_vm,
+            files: parked.files,
+            bytes: parked.bytes,
+            since: parked.since,
+            until: clock::now().plus_secs(app.config.parked_secs),
+        };
+        app.catalog.note_parked(&kept).await?;
+    }
     tracing::info!(job.id = %job, "{} job of {} is {}", ended.kind, name_of(ended), ended.state());
     if let Some(host) = &ended.host {
         app.wakes.wake(host.id);

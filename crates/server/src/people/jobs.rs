@@ -306,6 +306,22 @@ pub(super) fn describe(job: &catalog::Job) -> Job {
             message: error.message.clone(),
             hint: error.hint.clone(),
         }),
+        parked: job.parked.as_ref().map(parked),
         change: job.change,
+    }
+}
+
+fn parked(parked: &catalog::Parked) -> api::v1::Parked {
+    let kept = &parked.kept;
+    api::v1::Parked {
+        state: parked.state.to_string(),
+        whole_vm: kept.whole_vm,
+        files: kept.files,
+        bytes: kept.bytes,
+        since: kept.since.to_string(),
+        until: kept.until.to_string(),
+        ran: parked.ran.map(|time| time.to_string()),
+        by_job: parked.by_job.map(|job| job.to_string()),
+        ended: parked.ended.map(|time| time.to_string()),
     }
 }

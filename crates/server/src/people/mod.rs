@@ -5,6 +5,7 @@ mod audit;
 mod backups;
 mod hosts;
 mod jobs;
+mod parked;
 mod points;
 mod policies;
 mod restore_plans;
@@ -22,6 +23,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::routes;
 
+pub(crate) use parked::end as end_parked;
 pub(crate) use vms::DEFAULT_POLICY;
 
 use crate::agents;
@@ -59,6 +61,8 @@ pub(crate) fn routes() -> Routes {
         .add(administrator, routes!(points::delete))
         .add(administrator, routes!(restores::start))
         .add(administrator, routes!(restore_plans::plan))
+        .add(administrator, routes!(parked::undo))
+        .add(administrator, routes!(parked::finish))
         .add(viewer, routes!(jobs::list))
         .add(viewer, routes!(jobs::show))
         .add(viewer, routes!(jobs::wait))

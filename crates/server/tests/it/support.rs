@@ -342,6 +342,7 @@ impl FakeAgent {
             fence: assignment.fence,
             outcome,
             figures: v1::Figures::default(),
+            parked: None,
         };
         self.client.finish(assignment.job, &finish).await
     }
