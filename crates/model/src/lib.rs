@@ -7,6 +7,7 @@ pub mod host_path;
 mod ids;
 mod point;
 mod restore;
+mod slot;
 mod time;
 mod units;
 mod vm;
@@ -24,6 +25,7 @@ pub use restore::{
     DiskFolder, DisksTo, KeepOrNew, NetworkMap, OverExisting, PowerAfter, RestoreScope,
     RestoreTarget, RestoreWish,
 };
+pub use slot::{ParseSlotError, Slot};
 pub use time::{ParseTimestampError, Timestamp};
 pub use units::{
     ByteRange, CELL, ChangedRanges, GIB, HumanBytes, KIB, MIB, ParseSizeError, RangeBeyondDisk,

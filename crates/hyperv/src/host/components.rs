@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use model::ControllerKind;
 use wsman::{Instance, Value};
 
+use super::Slot;
 use super::objects::{self, id_key, path_key, resource_type};
-use super::slots::Slot;
 
 /// The parts of one system's settings, in the host's order.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use model::{DiskId, VmConfig, host_path};
 use wsman::{Instance, Properties, Value};
 
-use super::slots::Slot;
+use super::Slot;
 use super::{Host, objects};
 use crate::error::code;
 use crate::{Error, ErrorKind};

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use model::ControllerKind;
+use serde::{Deserialize, Serialize};
+
+use crate::{Controller, ControllerKind, Drive};
 
 /// A slot of a controller: `ide 0:1`, `scsi 0:12`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slot {
     /// IDE or SCSI.
     pub kind: ControllerKind,
@@ -17,6 +19,16 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Returns where a drive of a configuration hangs.
+    #[must_use]
+    pub fn of(controller: &Controller, drive: &Drive) -> Self {
+        Self {
+            kind: controller.kind,
+            controller: controller.number,
+            slot: drive.slot,
+        }
+    }
+
     /// Slots of one controller of this kind.
     #[must_use]
     pub fn per_controller(kind: ControllerKind) -> u32 {
