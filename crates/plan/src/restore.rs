@@ -9,7 +9,7 @@
 //! - a plan without refusals overbooks no volume, and names no disk that was not asked for;
 //! - two plans with the same [`Fingerprint`] have the same effects.
 //!
-//! Not here: disks attached to a VM, bytes taken from what the host already has.
+//! Not here: bytes taken from what the host already has.
 
 mod bytes;
 mod checkpoints;
@@ -18,15 +18,17 @@ mod effects;
 mod facts;
 mod identities;
 mod names;
+mod on_vm;
 mod over;
 mod refusal;
 mod space;
 mod steps;
+mod target_vm;
 mod vm;
 
 use model::{
-    DiskId, HostId, Method, Nic, PointId, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish,
-    VmId,
+    DiskId, DisksTo, HostId, Method, Nic, PointId, RecoveryPoint, RestoreScope, RestoreTarget,
+    RestoreWish, VmId,
 };
 
 pub use bytes::{Estimate, PlannedBytes, Rate, RateBasis};
@@ -40,10 +42,12 @@ pub use facts::{
 };
 pub use identities::{Adapter, Collision, Identities, Shared, VmIdentity, plan_identities};
 pub use names::wanted_paths;
+pub use on_vm::{DiskUse, FoundBy, Replacement, wanted_vm};
 pub use over::{OverVm, StayingDisk};
 pub use refusal::Refusal;
 pub use space::VolumeNeed;
 pub use steps::Step;
+pub use target_vm::{DiskOnHost, TargetVm};
 
 /// What a restore would do, and everything that speaks against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +97,23 @@ pub enum RestoreKind {
     Vm(Box<VmPlan>),
     /// Disk files, attached to nothing.
     Disks,
+    /// Disks of a VM that is there: new ones, or in place of those it has.
+    OnVm(OnVmPlan),
+}
+
+/// The VM that gets disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnVmPlan {
+    /// Its id.
+    pub vm: VmId,
+    /// Its display name.
+    pub name: String,
+    /// Whether disks it has are replaced, rather than new ones attached.
+    pub replace: bool,
+    /// Whether it runs and is stopped before its disks are changed.
+    pub stop: bool,
+    /// Whether it is started at the end.
+    pub start: bool,
 }
 
 /// The VM a full restore registers.
@@ -144,7 +165,7 @@ pub struct DiskPlan {
     pub disk: DiskId,
     /// Path in the point of the leaf the VM used: how the configuration names it.
     pub source_path: String,
-    /// Path on the target host.
+    /// Path on the target host of the new file it is written to.
     pub target_path: String,
     /// Whether the file gets a new VirtualDiskId, because it will be a second copy.
     pub new_disk_id: bool,
@@ -159,6 +180,17 @@ pub struct DiskPlan {
     /// The files of its chain, leaf first, which are written and then merged into one (VSS method); empty for a disk that
     /// comes flat.
     pub chain: Vec<ChainFilePlan>,
+    /// What becomes of it once it is written and read back.
+    pub becomes: DiskUse,
+}
+
+impl DiskPlan {
+    /// Returns the path it has in the end.
+    #[must_use]
+    pub fn final_path(&self) -> &str {
+        let replaced = self.becomes.replacement();
+        replaced.map_or(&self.target_path, |replaced| &replaced.path)
+    }
 }
 
 /// A file of a chain to write, and to merge.
@@ -250,16 +282,26 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
         RestoreScope::Vm => {
             vm::plan(point, wish, facts, &mut found).map(|vm| RestoreKind::Vm(Box::new(vm)))
         }
-        RestoreScope::Disks { disks, .. } => {
+        RestoreScope::Disks { disks, to } => {
             disks::check_known(point, disks, &mut found);
-            Some(RestoreKind::Disks)
+            match to {
+                DisksTo::Files => Some(RestoreKind::Disks),
+                DisksTo::Attach { .. } | DisksTo::Replace => {
+                    on_vm::plan(wish, facts, disks, &mut found).map(RestoreKind::OnVm)
+                }
+            }
         }
     };
     let vm = kind.as_ref().and_then(RestoreKind::vm);
-    let keep_disk_ids = vm.is_some_and(|vm| vm.route == Route::Import { keep_id: true });
+    let keep_disk_ids = vm.is_some_and(|vm| vm.route == Route::Import { keep_id: true })
+        || kind
+            .as_ref()
+            .and_then(RestoreKind::on_vm)
+            .is_some_and(|vm| vm.replace);
     let tree = names::tree_targets(point, wish, facts);
     let tree = found.take(tree).unwrap_or_default();
-    let disks = disks::plan(point, wish, facts, keep_disk_ids, &tree, &mut found);
+    let mut disks = disks::plan(point, wish, facts, keep_disk_ids, &tree, &mut found);
+    on_vm::assign(point, wish, facts, &mut disks, &mut found);
     let over = vm.and_then(|vm| vm.over.as_ref());
     let park = disks::check_paths(wish, facts, &disks, &tree, over, &mut found);
     let config_folder = vm.map(|vm| vm.config_folder.as_str());
@@ -297,7 +339,16 @@ impl RestoreKind {
     pub fn vm(&self) -> Option<&VmPlan> {
         match self {
             RestoreKind::Vm(vm) => Some(vm),
-            RestoreKind::Disks => None,
+            RestoreKind::Disks | RestoreKind::OnVm(_) => None,
+        }
+    }
+
+    /// Returns the VM that gets disks, where one does.
+    #[must_use]
+    pub fn on_vm(&self) -> Option<&OnVmPlan> {
+        match self {
+            RestoreKind::OnVm(vm) => Some(vm),
+            RestoreKind::Vm(_) | RestoreKind::Disks => None,
         }
     }
 }

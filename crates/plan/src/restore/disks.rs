@@ -2,7 +2,9 @@
 
 use model::{DiskId, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, host_path};
 
-use super::{DiskPlan, Findings, HostFacts, OverVm, Refusal, TreeFilePlan, bytes, names, space};
+use super::{
+    DiskPlan, DiskUse, Findings, HostFacts, OverVm, Refusal, TreeFilePlan, bytes, names, space,
+};
 
 /// Refuses disks the point does not have.
 pub(super) fn check_known(point: &RecoveryPoint, disks: &[DiskId], found: &mut Findings) {
@@ -38,6 +40,7 @@ pub(super) fn plan(
             needed_bytes: space::chain_bytes(&target.disk, &target.chain, &target.path),
             target_path: target.path,
             chain: target.chain,
+            becomes: DiskUse::File,
         })
         .collect()
 }
@@ -60,7 +63,18 @@ pub(super) fn check_paths(
         files.chain([&disk.target_path])
     });
     let written = written.chain(tree.iter().map(|file| &file.target_path));
-    for path in written {
+    let replaced: Vec<_> = disks
+        .iter()
+        .filter_map(|disk| disk.becomes.replacement())
+        .collect();
+    // What the old disk leaves behind is free.
+    let left = |path: &str| {
+        let mut parked = replaced.iter().flat_map(|replaced| &replaced.park);
+        parked.any(|parked| host_path::same(parked, path))
+    };
+    let named = replaced.iter().map(|replaced| &replaced.path);
+    let named = named.filter(|path| !left(path));
+    for path in written.chain(named) {
         if park.contains(path) {
             continue;
         }

@@ -2,7 +2,7 @@
 
 use model::{DiskId, HostId, PowerState, SwitchRef, Timestamp, VmId, host_path};
 
-use super::Rate;
+use super::{Rate, TargetVm};
 
 /// The target host as the agent found it.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub vms: Vec<VmOnHost>,
     /// The VM of this host with the id of the point's, looked at closely; `None` where there is none.
     pub standing: Option<StandingVm>,
+    /// The VM that disks are attached to or replaced on, where the wish is about one; see [`wanted_vm`](super::wanted_vm).
+    pub target_vm: Option<TargetVm>,
     /// VMs of other hosts that share an id, a MAC address or a name with this restore.
     pub elsewhere: Vec<VmElsewhere>,
     /// Those of [`wanted_paths`](super::wanted_paths) that exist.

@@ -8,7 +8,7 @@ use model::{
 };
 
 use super::checkpoints::come_back;
-use super::{ChainFilePlan, Findings, HostFacts, Refusal, TreeFilePlan};
+use super::{ChainFilePlan, Findings, HostFacts, Refusal, TreeFilePlan, on_vm};
 
 /// Returns the paths whose existence a plan must know: where the files of this wish would be written.
 ///
@@ -27,6 +27,7 @@ pub fn wanted_paths(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFacts
         }
         paths.push(target.path);
     }
+    paths.extend(on_vm::final_paths(point, wish, facts));
     paths
 }
 
@@ -41,6 +42,11 @@ pub(super) fn vm_name(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFac
             format!("{name}-restored-{}", minute(moment(wish, facts)))
         }
     }
+}
+
+/// Returns `yyyymmdd-hhmm` of the moment that default names are made from, in UTC.
+pub(super) fn minute_of(wish: &RestoreWish, facts: &HostFacts) -> String {
+    minute(moment(wish, facts))
 }
 
 /// Returns the moment that default names are made from: a plan that is carried out later keeps its names.
@@ -122,10 +128,13 @@ fn disk_target<'p>(
     disk: DiskSource<'p>,
     taken: &mut BTreeSet<String>,
 ) -> Result<DiskTarget<'p>, Refusal> {
-    let folder = disk_folder(point, wish, facts, Some(&disk))?;
-    let path = free_name(&folder, disk.base_path, ".vhdx", taken);
+    let (folder, suffix) = match on_vm::place(point, wish, facts, &disk)? {
+        Some(place) => (host_path::check(&place.folder)?, place.suffix),
+        None => (disk_folder(point, wish, facts, Some(&disk))?, String::new()),
+    };
+    let path = free_name(&folder, disk.base_path, &suffix, ".vhdx", taken);
     let path = host_path::check(&path)?;
-    let chain = chain_targets(point, &disk, &folder, &path, taken)?;
+    let chain = chain_targets(point, &disk, &folder, &path, &suffix, taken)?;
     Ok(DiskTarget { disk, path, chain })
 }
 
@@ -155,6 +164,7 @@ fn chain_targets(
     disk: &DiskSource<'_>,
     folder: &str,
     disk_path: &str,
+    suffix: &str,
     taken: &mut BTreeSet<String>,
 ) -> Result<Vec<ChainFilePlan>, Refusal> {
     let Some(chain) = disk.chain else {
@@ -170,7 +180,7 @@ fn chain_targets(
         let target_path = if place == last && extension == ".vhdx" {
             disk_path.to_owned()
         } else {
-            host_path::check(&free_name(folder, source_path, extension, taken))?
+            host_path::check(&free_name(folder, source_path, suffix, extension, taken))?
         };
         files.push(ChainFilePlan {
             source_path: source_path.clone(),
@@ -225,7 +235,7 @@ pub(super) fn tree_targets(
                 Some(own) => host_path::check(own)?,
                 None => disk_folder(point, wish, facts, disk_of(point, file).as_ref())?,
             };
-            let name = free_name(&folder, &file.path, extension(&file.path), &mut taken);
+            let name = free_name(&folder, &file.path, "", extension(&file.path), &mut taken);
             tree.push(TreeFilePlan {
                 source_path: file.path.clone(),
                 target_path: host_path::check(&name)?,
@@ -296,10 +306,16 @@ fn disk_folder(
     Ok(host_path::check(&folder)?)
 }
 
-/// Keeps the file's own name with this extension, numbered where another file of this restore has it.
-fn free_name(folder: &str, own: &str, extension: &str, taken: &mut BTreeSet<String>) -> String {
+/// Keeps the file's own name with this suffix and extension, numbered where another file of this restore has it.
+fn free_name(
+    folder: &str,
+    own: &str,
+    suffix: &str,
+    extension: &str,
+    taken: &mut BTreeSet<String>,
+) -> String {
     let (stem, _) = host_path::split_extension(host_path::file_name(own));
-    let stem = host_path::name_from(stem);
+    let stem = host_path::name_from(&format!("{stem}{suffix}"));
     let mut path = host_path::join(folder, &format!("{stem}{extension}"));
     let mut number = 2;
     while !taken.insert(host_path::key(&path)) {

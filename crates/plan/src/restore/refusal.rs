@@ -1,6 +1,6 @@
 //! Why a restore is not done: each reason with its code and what to do next.
 
-use model::{DiskId, VmId, host_path};
+use model::{DiskId, PowerState, VmId, host_path};
 
 use super::VolumeNeed;
 
@@ -108,6 +108,78 @@ pub enum Refusal {
         "the recovery point was made with the VSS method and does not say which files make up its disks"
     )]
     VssPoint,
+    /// Disks are to be attached to or replaced on a VM that is not there.
+    #[error("host {host} has no VM {id}")]
+    NoSuchVm {
+        /// Its id.
+        id: VmId,
+        /// The host.
+        host: String,
+    },
+    /// More disks than the VM has room for.
+    #[error("VM {name:?} has {free} free slots{}, and {wanted} disks are to be attached", while_it_runs(*.runs))]
+    NoFreeSlot {
+        /// Its name.
+        name: String,
+        /// Disks to attach.
+        wanted: usize,
+        /// Free slots that can be used.
+        free: usize,
+        /// Whether it runs, so that only slots of SCSI controllers can be used.
+        runs: bool,
+    },
+    /// Something is under way with the VM.
+    #[error("VM {name:?} is {what}")]
+    VmBusy {
+        /// Its name.
+        name: String,
+        /// What; fits behind "is".
+        what: String,
+    },
+    /// The VM neither runs nor is off.
+    #[error("VM {name:?} is {}: its disks cannot be changed", power_text(*.power))]
+    VmHeld {
+        /// Its name.
+        name: String,
+        /// What it does.
+        power: PowerState,
+    },
+    /// The VM runs, and nothing says that it may be stopped.
+    #[error("VM {name:?} runs: it would have to be stopped to replace a disk")]
+    VmRuns {
+        /// Its name.
+        name: String,
+    },
+    /// Checkpoints stand on the disk.
+    #[error(
+        "VM {name:?} has {checkpoints} checkpoints, which stand on its disks: a replaced disk would break them"
+    )]
+    VmHasCheckpoints {
+        /// Its name.
+        name: String,
+        /// How many.
+        checkpoints: usize,
+    },
+    /// The VM does not have the disk that is to be replaced.
+    #[error(
+        "VM {name:?} does not have disk {disk} ({path}): neither by its VirtualDiskId nor by its path or slot"
+    )]
+    DiskNotOnVm {
+        /// The disk.
+        disk: DiskId,
+        /// Its path in the point.
+        path: String,
+        /// Name of the VM.
+        name: String,
+    },
+    /// The disk that is to be replaced is another VM's, too.
+    #[error("{path} stands on files that VM {vm:?} uses, too")]
+    DiskShared {
+        /// The disk.
+        path: String,
+        /// The other VM.
+        vm: String,
+    },
     /// A file of a chain is not in the point.
     #[error("the recovery point does not hold {file}, which {of} is made of")]
     IncompleteChain {
@@ -121,6 +193,24 @@ pub enum Refusal {
 fn used_by(vm: Option<&str>) -> String {
     vm.map(|name| format!(", used by VM {name:?}"))
         .unwrap_or_default()
+}
+
+fn while_it_runs(runs: bool) -> &'static str {
+    match runs {
+        true => " on SCSI controllers, where disks can be added while it runs",
+        false => "",
+    }
+}
+
+fn power_text(power: PowerState) -> &'static str {
+    match power {
+        PowerState::Running => "running",
+        PowerState::Off => "off",
+        PowerState::Paused => "paused",
+        PowerState::Saved => "saved",
+        PowerState::Changing => "starting or stopping",
+        PowerState::Unknown => "in a state unknown to Reprise",
+    }
 }
 
 fn list_or_none(names: &[String]) -> String {
@@ -150,6 +240,14 @@ impl Refusal {
             Refusal::NoConfiguration => "no-configuration",
             Refusal::VssPoint => "method-not-supported",
             Refusal::IncompleteChain { .. } => "incomplete-chain",
+            Refusal::NoSuchVm { .. } => "no-such-vm",
+            Refusal::NoFreeSlot { .. } => "no-free-slot",
+            Refusal::VmBusy { .. } => "vm-busy",
+            Refusal::VmHeld { .. } => "vm-held",
+            Refusal::VmRuns { .. } => "vm-runs",
+            Refusal::VmHasCheckpoints { .. } => "vm-has-checkpoints",
+            Refusal::DiskNotOnVm { .. } => "disk-not-on-vm",
+            Refusal::DiskShared { .. } => "disk-shared",
         }
     }
 
@@ -188,6 +286,29 @@ impl Refusal {
             }
             Refusal::OtherHost { .. } => "name the host with --to HOST",
             Refusal::NoConfiguration => "restore with a new id: --id new",
+            Refusal::NoSuchVm { .. } => {
+                "`reprise vm list` shows the VMs; restore the disk as a file with --folder, or the whole VM"
+            }
+            Refusal::NoFreeSlot { runs: true, .. } => {
+                "turn the VM off and add a SCSI controller to it, or restore the disk as a file with --folder"
+            }
+            Refusal::NoFreeSlot { runs: false, .. } => {
+                "add a SCSI controller to the VM, or restore the disk as a file with --folder"
+            }
+            Refusal::VmBusy { .. } => "wait until that has ended, then start the restore again",
+            Refusal::VmHeld { .. } => "start the VM or turn it off first",
+            Refusal::VmRuns { .. } => {
+                "shut the VM down first, or say --power as-before: it is stopped at the last moment and started again"
+            }
+            Refusal::VmHasCheckpoints { .. } => {
+                "delete the checkpoints first, or restore the disk beside: as a file with --folder, or as a new disk with --attach"
+            }
+            Refusal::DiskNotOnVm { .. } => {
+                "attach it as a new disk with --attach, or restore it as a file with --folder"
+            }
+            Refusal::DiskShared { .. } => {
+                "restore the disk beside: as a file with --folder, or as a new disk with --attach"
+            }
             Refusal::VssPoint | Refusal::IncompleteChain { .. } => {
                 "use another recovery point: `reprise point list`"
             }

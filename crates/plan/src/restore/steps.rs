@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use model::{DiskId, HumanBytes, PowerState, VmId};
+use model::{DiskId, HumanBytes, PowerState, Slot, VmId};
 
-use super::{DiskPlan, OverVm, RestoreKind, Route, TreeFilePlan};
+use super::{DiskPlan, FoundBy, OverVm, RestoreKind, Route, TreeFilePlan, on_vm};
 
 /// A step of a plan. Shown, it is a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,13 @@ pub enum Step {
     VoidBases {
         /// The VM.
         vm: VmId,
+    },
+    /// The same for some of its disks.
+    VoidDiskBases {
+        /// The VM.
+        vm: VmId,
+        /// Disks that are replaced.
+        disks: Vec<DiskId>,
     },
     /// A file that no VM uses is moved aside, into a folder beside it.
     MoveAside {
@@ -128,6 +135,42 @@ pub enum Step {
         /// How many disks.
         disks: usize,
     },
+    /// A VM that runs is stopped, as its guest does it.
+    ShutDownVm {
+        /// Its name.
+        name: String,
+    },
+    /// A disk is attached to a VM.
+    AttachDisk {
+        /// The disk.
+        disk: DiskId,
+        /// The file.
+        path: String,
+        /// Name of the VM.
+        vm: String,
+        /// Where.
+        slot: Slot,
+    },
+    /// The files of a disk that makes room are moved aside.
+    ParkDisk {
+        /// Its files, with what the host keeps beside them.
+        files: Vec<String>,
+        /// The file the VM names.
+        was: String,
+        /// How the disk was found.
+        found_by: FoundBy,
+    },
+    /// A restored disk takes the place of the one that made room.
+    ReplaceDisk {
+        /// The disk.
+        disk: DiskId,
+        /// Its name in the end.
+        path: String,
+        /// Name of the VM.
+        vm: String,
+        /// Where.
+        slot: Slot,
+    },
     /// The VM is started.
     StartVm {
         /// Its name.
@@ -151,6 +194,10 @@ pub(super) fn of(
     let chained = !tree.is_empty() || disks.iter().any(|disk| !disk.chain.is_empty());
     if let Some(vm) = kind.vm().and_then(|vm| vm.id) {
         steps.push(Step::VoidBases { vm });
+    }
+    if let Some(vm) = kind.on_vm().filter(|vm| vm.replace) {
+        let disks = on_vm::void(disks);
+        steps.push(Step::VoidDiskBases { vm: vm.vm, disks });
     }
     if chained {
         steps.extend(move_aside());
@@ -205,6 +252,10 @@ pub(super) fn of(
             config_folder: vm.config_folder.clone(),
         });
     }
+    if let Some(vm) = kind.on_vm() {
+        steps.extend(on_vm::steps(vm, disks));
+        return steps;
+    }
     steps.push(Step::ReadBack { disks: disks.len() });
     if let Some(vm) = kind.vm().filter(|vm| vm.start) {
         steps.push(Step::StartVm {
@@ -249,7 +300,7 @@ impl Step {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Step::VoidBases { .. } => "void-bases",
+            Step::VoidBases { .. } | Step::VoidDiskBases { .. } => "void-bases",
             Step::MoveAside { .. } => "move-aside",
             Step::WriteDisk { .. } => "write-disk",
             Step::WriteChainFile { .. } => "write-chain-file",
@@ -264,6 +315,10 @@ impl Step {
             Step::KeepDisk { .. } => "keep-disk",
             Step::RegisterVm { .. } => "register-vm",
             Step::ReadBack { .. } => "read-back",
+            Step::ShutDownVm { .. } => "stop-vm",
+            Step::AttachDisk { .. } => "attach-disk",
+            Step::ParkDisk { .. } => "park-disk",
+            Step::ReplaceDisk { .. } => "replace-disk",
             Step::StartVm { .. } => "start-vm",
         }
     }
@@ -278,15 +333,20 @@ impl Step {
             | Step::MergeChain { path, .. }
             | Step::WriteTreeFile { path, .. }
             | Step::ParkFile { path, .. }
-            | Step::KeepDisk { path, .. } => Some(path),
+            | Step::KeepDisk { path, .. }
+            | Step::AttachDisk { path, .. }
+            | Step::ParkDisk { was: path, .. }
+            | Step::ReplaceDisk { path, .. } => Some(path),
             Step::RegisterVm { config_folder, .. } => Some(config_folder),
             Step::ExportVm { folder, .. } => Some(folder),
             Step::VoidBases { .. }
             | Step::RehearseVm { .. }
             | Step::StopVm { .. }
             | Step::DestroyVm { .. }
+            | Step::VoidDiskBases { .. }
             | Step::LinkTree { .. }
             | Step::ReadBack { .. }
+            | Step::ShutDownVm { .. }
             | Step::StartVm { .. } => None,
         }
     }
@@ -300,6 +360,11 @@ impl Step {
                 Some(*file_bytes)
             }
             Step::VoidBases { .. }
+            | Step::VoidDiskBases { .. }
+            | Step::ShutDownVm { .. }
+            | Step::AttachDisk { .. }
+            | Step::ParkDisk { .. }
+            | Step::ReplaceDisk { .. }
             | Step::MoveAside { .. }
             | Step::MergeChain { .. }
             | Step::LinkTree { .. }
@@ -314,6 +379,11 @@ impl Step {
             | Step::StartVm { .. } => None,
         }
     }
+}
+
+fn texts(disks: &[DiskId]) -> String {
+    let ids: Vec<String> = disks.iter().map(ToString::to_string).collect();
+    format!("disk {}", ids.join(", "))
 }
 
 fn id_text(new_disk_id: bool) -> &'static str {
@@ -458,6 +528,46 @@ impl fmt::Display for Step {
                     1 => " to the disk".to_owned(),
                     more => format!(" to the {more} disks"),
                 }
+            ),
+            Step::VoidDiskBases { vm, disks } => write!(
+                f,
+                "The next backup of VM {vm} will read {} whole.",
+                texts(disks)
+            ),
+            Step::ShutDownVm { name } => write!(
+                f,
+                "Stop VM {name:?} at the last moment: its guest is asked to shut down, and it is turned off where that has no answer."
+            ),
+            Step::AttachDisk {
+                disk,
+                path,
+                vm,
+                slot,
+            } => write!(
+                f,
+                "Attach disk {disk}, {path}, to VM {vm:?} as a new disk at {slot}."
+            ),
+            Step::ParkDisk {
+                files,
+                was,
+                found_by,
+            } => write!(
+                f,
+                "Move the disk {was}, found by its {}, into a folder .reprise-<job>\\old beside it and keep it there: {}.",
+                found_by.as_str(),
+                match files.is_empty() {
+                    true => "none of its files exists".to_owned(),
+                    false => files.join(", "),
+                }
+            ),
+            Step::ReplaceDisk {
+                disk,
+                path,
+                vm,
+                slot,
+            } => write!(
+                f,
+                "Give disk {disk} the name {path} and VM {vm:?} this file at {slot}."
             ),
             Step::StartVm { name } => write!(f, "Start VM {name:?}."),
         }

@@ -140,6 +140,7 @@ pub(super) fn host() -> HostFacts {
         }],
         vms: vec![],
         standing: None,
+        target_vm: None,
         elsewhere: vec![],
         existing: vec![],
         reserve: ReservePolicy::default(),
@@ -176,7 +177,7 @@ pub(super) fn alternate(host: &str) -> RestoreTarget {
 fn vm_of(plan: &RestorePlan) -> &VmPlan {
     match &plan.kind {
         RestoreKind::Vm(vm) => vm,
-        RestoreKind::Disks => panic!("a VM was asked for"),
+        RestoreKind::Disks | RestoreKind::OnVm(_) => panic!("a VM was asked for"),
     }
 }
 
