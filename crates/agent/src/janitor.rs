@@ -49,6 +49,7 @@ async fn settle_journal(
     entries: &Entries,
 ) -> anyhow::Result<()> {
     if let Some(at) = entries.succeeded {
+        restore::start_stopped(shared, journal).await;
         return tell_success(server, journal, entries, at).await;
     }
     if entries.holds_shadows() {
@@ -83,7 +84,10 @@ async fn settle_journal(
                 | Deed::File { .. }
                 | Deed::Place { .. }
                 | Deed::MoveAside { .. }
-                | Deed::Register { .. } => None,
+                | Deed::Register { .. }
+                | Deed::StopVm { .. }
+                | Deed::AttachDisk { .. }
+                | Deed::ReplaceDisk(_) => None,
             });
             let conversion = match (conversion, checkpoint_of(entries)) {
                 (Some(conversion), _) => Some(conversion),
@@ -236,7 +240,10 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
         | Deed::File { .. }
         | Deed::Place { .. }
         | Deed::MoveAside { .. }
-        | Deed::Register { .. } => None,
+        | Deed::Register { .. }
+        | Deed::StopVm { .. }
+        | Deed::AttachDisk { .. }
+        | Deed::ReplaceDisk(_) => None,
     });
     for checkpoint in found
         .iter()
@@ -383,7 +390,10 @@ fn checkpoint_of(entries: &Entries) -> Option<&str> {
         | Deed::File { .. }
         | Deed::Place { .. }
         | Deed::MoveAside { .. }
-        | Deed::Register { .. } => None,
+        | Deed::Register { .. }
+        | Deed::StopVm { .. }
+        | Deed::AttachDisk { .. }
+        | Deed::ReplaceDisk(_) => None,
     })
 }
 

@@ -6,12 +6,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model::{Fence, JobId, Timestamp, VmId};
+use model::{Fence, JobId, Slot, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::Conversion;
 use crate::home::Home;
 use crate::job::JobError;
+use crate::restore::ReplacedDisk;
 
 /// What a journal file holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,6 +114,22 @@ pub(crate) enum Deed {
         /// VMs and planned VMs that existed before.
         before: Vec<VmId>,
     },
+    /// A VM that ran is being stopped.
+    StopVm {
+        /// The VM.
+        vm: VmId,
+    },
+    /// A disk file is being attached to a VM.
+    AttachDisk {
+        /// The VM.
+        vm: VmId,
+        /// The slot, which was free.
+        slot: Slot,
+        /// The file.
+        path: String,
+    },
+    /// A disk of a VM is being replaced.
+    ReplaceDisk(ReplacedDisk),
 }
 
 /// The journal of a running job.
@@ -179,6 +196,18 @@ impl Journal {
         }
         entries.succeeded = Some(at);
         self.save(&entries)
+    }
+
+    /// Takes note that the VM a restore had stopped has the power it shall have.
+    pub(crate) fn settled_power(&self) -> Result<(), JobError> {
+        let mut entries = self.lock();
+        let before = entries.deeds.len();
+        let deeds = &mut entries.deeds;
+        deeds.retain(|deed| !matches!(deed, Deed::StopVm { .. }));
+        match entries.deeds.len() == before {
+            true => Ok(()),
+            false => self.save(&entries),
+        }
     }
 
     /// Whether nothing is left to undo.

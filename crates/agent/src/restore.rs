@@ -12,9 +12,11 @@ mod chains;
 mod disks;
 mod facts;
 mod join;
+mod on_vm;
 mod preview;
 mod register;
 mod room;
+mod target_vm;
 mod tree;
 mod undo;
 mod verify;
@@ -30,6 +32,7 @@ use crate::job::{JobContext, JobError};
 use crate::journal::Journal;
 use crate::worker::Shared;
 
+pub(crate) use on_vm::{ReplacedDisk, start_stopped};
 pub(crate) use preview::answer;
 pub(crate) use undo::undo_all;
 
@@ -88,7 +91,10 @@ impl Restore<'_> {
             .await?;
         self.shared
             .measured_restore(plan.bytes.fetch_bytes, began.elapsed());
-        self.start(&plan, vm).await;
+        match &plan.kind {
+            RestoreKind::OnVm(vm) => self.start_again(vm).await?,
+            RestoreKind::Vm(_) | RestoreKind::Disks => self.start(&plan, vm).await,
+        }
         Ok(())
     }
 
@@ -143,14 +149,10 @@ impl Restore<'_> {
                 "the server sent another recovery point than the one planned",
             ));
         }
-        if let RestoreKind::Vm(vm) = &plan.kind
-            && let Some(vm) = vm.id
-        {
-            let void = VoidBases {
-                fence,
-                vm,
-                disks: Vec::new(),
-            };
+        let whole = plan.kind.vm().and_then(|vm| vm.id);
+        let void = whole.map(|vm| (vm, Vec::new()));
+        if let Some((vm, disks)) = void.or_else(|| on_vm::void_disks(plan)) {
+            let void = VoidBases { fence, vm, disks };
             self.context
                 .server
                 .void_bases(self.context.job, &void)
@@ -195,6 +197,16 @@ fn kind_text(plan: &RestorePlan) -> String {
         RestoreKind::Disks => format!(
             "virtual disk restore of {} disks to files",
             plan.disks.len()
+        ),
+        RestoreKind::OnVm(vm) if vm.replace => format!(
+            "virtual disk restore of {} disks in place of those of VM {:?}",
+            plan.disks.len(),
+            vm.name
+        ),
+        RestoreKind::OnVm(vm) => format!(
+            "virtual disk restore of {} disks, attached to VM {:?}",
+            plan.disks.len(),
+            vm.name
         ),
     }
 }

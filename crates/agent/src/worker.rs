@@ -295,6 +295,7 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
     let work = async {
         if journal.entries().succeeded.is_some() {
             context.note("an earlier run of this job had come to its end");
+            restore::start_stopped(shared, &journal).await;
             return Ok(());
         }
         match work {

@@ -66,7 +66,10 @@ async fn resume(shared: &Shared, entries: &Entries) -> Result<(), JobError> {
             | Deed::File { .. }
             | Deed::Place { .. }
             | Deed::MoveAside { .. }
-            | Deed::Register { .. } => {}
+            | Deed::Register { .. }
+            | Deed::StopVm { .. }
+            | Deed::AttachDisk { .. }
+            | Deed::ReplaceDisk(_) => {}
         }
     }
     let Some(saved) = held else { return Ok(()) };
@@ -106,7 +109,10 @@ fn taken(entries: &Entries) -> impl Iterator<Item = &str> {
         | Deed::File { .. }
         | Deed::Place { .. }
         | Deed::MoveAside { .. }
-        | Deed::Register { .. } => None,
+        | Deed::Register { .. }
+        | Deed::StopVm { .. }
+        | Deed::AttachDisk { .. }
+        | Deed::ReplaceDisk(_) => None,
     })
 }
 
@@ -138,7 +144,10 @@ fn unanswered(entries: &Entries) -> Vec<(&str, &str, &[String], Timestamp)> {
             | Deed::File { .. }
             | Deed::Place { .. }
             | Deed::MoveAside { .. }
-            | Deed::Register { .. } => {}
+            | Deed::Register { .. }
+            | Deed::StopVm { .. }
+            | Deed::AttachDisk { .. }
+            | Deed::ReplaceDisk(_) => {}
         }
     }
     found.extend(open);

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use model::{MIB, RecoveryPoint, RestoreWish};
-use plan::restore::{HostFacts, Rate, RateBasis, VmElsewhere, VmOnHost, Volume, wanted_paths};
+use plan::restore::{
+    HostFacts, Rate, RateBasis, VmElsewhere, VmOnHost, Volume, wanted_paths, wanted_vm,
+};
+
+use super::target_vm;
 
 use crate::clock;
 use crate::errors::{files_error, host_error};
@@ -53,11 +57,17 @@ pub(super) async fn gather(
             })
             .collect(),
         standing: None,
+        target_vm: None,
         elsewhere,
         existing: Vec::new(),
         reserve: shared.options.reserve,
         rate: Some(rate(shared)),
     };
+    if let Some(vm) = wanted_vm(wish)
+        && facts.vms.iter().any(|known| known.id == vm)
+    {
+        facts.target_vm = target_vm::look(shared, vm).await?;
+    }
     let mut wanted = wanted_paths(point, wish, &facts);
     // On a volume the host does not have, nothing exists; the plan refuses such a path by name.
     wanted.retain(|path| facts.volume_of(path).is_some());

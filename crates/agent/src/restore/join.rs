@@ -196,6 +196,7 @@ mod tests {
                     fetch_bytes: 0,
                     needed_bytes: 0,
                     chain: Vec::new(),
+                    becomes: plan::restore::DiskUse::File,
                 },
                 paths: paths.iter().map(|&path| path.to_owned()).collect(),
             }

@@ -140,6 +140,7 @@ fn step(step: &Step) -> PlanStep {
 }
 
 fn disk(disk: &DiskPlan, tree: &[TreeFilePlan]) -> PlanDisk {
+    let replaced = disk.becomes.replacement();
     let files = disk.chain.iter().map(|file| file.target_path.clone());
     let (fetch_bytes, needed_bytes) = match tree_bytes(disk, tree) {
         Some(bytes) => (bytes, bytes),
@@ -148,13 +149,17 @@ fn disk(disk: &DiskPlan, tree: &[TreeFilePlan]) -> PlanDisk {
     PlanDisk {
         id: disk.disk.to_string(),
         source_path: disk.source_path.clone(),
-        path: disk.target_path.clone(),
+        path: disk.final_path().to_owned(),
         size_bytes: disk.size_bytes,
         fixed: disk.fixed,
         fetch_bytes,
         needed_bytes,
         new_id: disk.new_disk_id,
         files: files.collect(),
+        slot: disk.becomes.slot().map(|slot| slot.to_string()),
+        parks: replaced
+            .map(|replaced| replaced.park.clone())
+            .unwrap_or_default(),
     }
 }
 

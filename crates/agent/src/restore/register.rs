@@ -31,6 +31,11 @@ impl Restore<'_> {
         let vm = match &plan.kind {
             RestoreKind::Disks => None,
             RestoreKind::Vm(vm) => Some(self.register(plan, vm, written).await?),
+            RestoreKind::OnVm(vm) => {
+                let changed = self.change_vm(plan, vm, written).await?;
+                self.drop_staging(written).await?;
+                return Ok((None, changed));
+            }
         };
         self.drop_staging(written).await?;
         let mut detail = match (&plan.kind, vm) {

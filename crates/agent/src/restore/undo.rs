@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use model::{JobId, VmId, host_path};
+use hyperv::ErrorKind;
+use model::{JobId, Slot, VmId, host_path};
 
-use super::staging_folder;
+use super::on_vm::put_back;
+use super::{staging_folder, target_vm};
 use crate::errors::{files_error, host_error, task_error};
 use crate::job::JobError;
 use crate::journal::{Deed, Journal};
@@ -38,6 +40,13 @@ async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobEr
                 .await
                 .map_err(task_error)?
         }
+        Deed::StopVm { vm } => match shared.host.start(*vm).await {
+            // Whoever removed it does not want it to run.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.map_err(host_error),
+        },
+        Deed::AttachDisk { vm, slot, path } => detach(shared, *vm, *slot, path).await,
+        Deed::ReplaceDisk(replaced) => put_back(shared, replaced).await,
         Deed::Checkpoint { .. }
         | Deed::CheckpointTaken { .. }
         | Deed::Shadow { .. }
@@ -71,6 +80,9 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
             Ok(())
         }
         Deed::Register { .. }
+        | Deed::StopVm { .. }
+        | Deed::AttachDisk { .. }
+        | Deed::ReplaceDisk(_)
         | Deed::Checkpoint { .. }
         | Deed::CheckpointTaken { .. }
         | Deed::Shadow { .. }
@@ -79,6 +91,18 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
         | Deed::Resumed
         | Deed::Publishing
         | Deed::Converting(_) => Ok(()),
+    }
+}
+
+/// Takes a disk out of a VM again, where it is in.
+async fn detach(shared: &Shared, vm: VmId, slot: Slot, path: &str) -> Result<(), JobError> {
+    let Some(found) = target_vm::look(shared, vm).await? else {
+        return Ok(());
+    };
+    let mut disks = found.disks.iter();
+    match disks.any(|disk| disk.slot == slot && host_path::same(&disk.path, path)) {
+        true => shared.host.detach_disk(vm, slot).await.map_err(host_error),
+        false => Ok(()),
     }
 }
 

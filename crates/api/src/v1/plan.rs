@@ -95,6 +95,12 @@ pub struct PlanDisk {
     /// Files on the target host that are merged into it, leaf first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
+    /// Where it hangs in the VM it is attached to, such as `scsi 0:1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// Files of the disk it takes the place of, which are moved aside and kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parks: Vec<String>,
 }
 
 /// A volume of a plan.
