@@ -8,7 +8,7 @@ use catalog::{NewJob, Target};
 use jobs::JobKind;
 use model::{
     DiskFolder, DiskId, DiskSource, DisksTo, HostId, KeepOrNew, NetworkMap, OverExisting,
-    PowerAfter, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish,
+    PowerAfter, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, VmId,
 };
 
 use super::points::file_name;
@@ -82,8 +82,11 @@ pub(super) struct Resolved {
 pub(super) async fn resolve(app: &App, request: &RestoreRequest) -> ApiResult<Resolved> {
     check_texts(request)?;
     let (point, notes) = find_point(app, request).await?;
-    let host = find_host(app, request, &point).await?;
     let to = disks_to(app, request).await?;
+    let host = match (request.to.as_deref(), to) {
+        (None, DisksTo::Attach { vm }) => host_of(app, vm, &point).await?,
+        _ => find_host(app, request, &point).await?,
+    };
     let wish = wish(request, &point, &host, to)?;
     not_built_yet(&wish)?;
     Ok(Resolved {
@@ -167,6 +170,23 @@ async fn find_host(
     }
 }
 
+/// Returns the host of the VM that gets disks: the one the point was made on, where that has it.
+async fn host_of(app: &App, vm: VmId, point: &RecoveryPoint) -> ApiResult<Target<HostId>> {
+    let known = app.catalog.vm_by_id(vm).await?;
+    let present: Vec<_> = known.iter().filter(|vm| vm.gone.is_none()).collect();
+    let own = present.iter().find(|vm| vm.host == point.host.id);
+    let Some(found) = own.or_else(|| present.first()) else {
+        return Err(ApiError::not_found(format!("VM {vm} is on no host"))
+            .hint("`reprise vm list` shows the VMs; restore the disk as a file with --folder"));
+    };
+    let agent = app.catalog.agent_of_host(found.host).await?;
+    let name = agent.and_then(|agent| agent.host_name);
+    Ok(Target {
+        id: found.host,
+        name: name.unwrap_or_else(|| found.host.to_string()),
+    })
+}
+
 fn wish(
     request: &RestoreRequest,
     point: &RecoveryPoint,
@@ -186,7 +206,8 @@ fn wish(
         false => RestoreScope::Disks { disks, to },
     };
     let target = match request.to.as_deref() {
-        None | Some("original") => RestoreTarget::Original,
+        None | Some("original") if host.id == point.host.id => RestoreTarget::Original,
+        None | Some("original") => RestoreTarget::Alternate { host: host.id },
         Some(_) => RestoreTarget::Alternate { host: host.id },
     };
     let mut disk_folders = Vec::new();
@@ -242,6 +263,14 @@ async fn disks_to(app: &App, request: &RestoreRequest) -> ApiResult<DisksTo> {
             ));
         }
     };
+    let elsewhere = request.to.as_deref().is_some_and(|to| to != "original");
+    let placed = request.folder.is_some() || !request.disk_folders.is_empty();
+    if to == DisksTo::Replace && (elsewhere || placed) {
+        return Err(ApiError::bad_request(
+            "a disk that takes the place of another is written where that one is",
+        )
+        .hint("leave --to and --folder out, or attach it as a new disk with --attach"));
+    }
     if to != DisksTo::Files && request.disks.is_empty() {
         return Err(
             ApiError::bad_request("disks are attached or replaced, but none was chosen")
@@ -267,12 +296,7 @@ fn over_existing(request: &RestoreRequest) -> ApiResult<OverExisting> {
 
 /// Refuses what can be asked for and is not built yet.
 fn not_built_yet(wish: &RestoreWish) -> ApiResult<()> {
-    let disks_to = match &wish.scope {
-        RestoreScope::Vm => DisksTo::Files,
-        RestoreScope::Disks { to, .. } => *to,
-    };
     let asked = [
-        (disks_to != DisksTo::Files, "attaching or replacing disks"),
         (wish.over != OverExisting::Park, "a restore in place"),
         (!wish.seeds.is_empty(), "a restore from seeds"),
         (wish.skip_damaged, "leaving out what is damaged"),

@@ -77,6 +77,12 @@ fn disks(planned: &PlannedRestore) -> Vec<String> {
                 .iter()
                 .map(|file| format!("  merged from {file}")),
         );
+        lines.extend(disk.slot.iter().map(|slot| format!("  hangs at {slot}")));
+        lines.extend(
+            disk.parks
+                .iter()
+                .map(|file| format!("  keeps {file} aside")),
+        );
     }
     lines
 }
