@@ -151,7 +151,7 @@ impl Restore<'_> {
         }
         let whole = plan.kind.vm().and_then(|vm| vm.id);
         let void = whole.map(|vm| (vm, Vec::new()));
-        if let Some((vm, disks)) = void.or_else(|| on_vm::void_disks(plan)) {
+        if let Some((vm, disks)) = void.or_else(|| plan.voided_disks()) {
             let void = VoidBases { fence, vm, disks };
             self.context
                 .server

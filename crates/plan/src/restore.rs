@@ -333,6 +333,16 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
     Preview { plan, refusals }
 }
 
+impl RestorePlan {
+    /// Returns the disks of a VM whose base records no longer hold once the restore begins to write, where it replaces
+    /// some.
+    #[must_use]
+    pub fn voided_disks(&self) -> Option<(VmId, Vec<DiskId>)> {
+        let vm = self.kind.on_vm().filter(|vm| vm.replace)?;
+        Some((vm.vm, on_vm::void(&self.disks)))
+    }
+}
+
 impl RestoreKind {
     /// Returns the VM, where it is a full restore.
     #[must_use]

@@ -10,10 +10,8 @@
 use std::sync::Arc;
 
 use hyperv::{ErrorKind, HostFiles};
-use model::{DiskId, HumanBytes, PowerAfter, PowerState, Slot, VmId, host_path};
-use plan::restore::{
-    DiskOnHost, DiskPlan, DiskUse, OnVmPlan, Replacement, RestorePlan, Step, TargetVm,
-};
+use model::{HumanBytes, PowerAfter, PowerState, Slot, VmId, host_path};
+use plan::restore::{DiskOnHost, DiskPlan, DiskUse, OnVmPlan, Replacement, RestorePlan, TargetVm};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -48,27 +46,6 @@ pub(crate) struct MovedFile {
     pub(crate) from: String,
     /// To here.
     pub(crate) to: String,
-}
-
-/// Returns the disks whose base records no longer hold once the restore begins to write.
-pub(super) fn void_disks(plan: &RestorePlan) -> Option<(VmId, Vec<DiskId>)> {
-    plan.steps.iter().find_map(|step| match step {
-        Step::VoidDiskBases { vm, disks } => Some((*vm, disks.clone())),
-        Step::VoidBases { .. }
-        | Step::MoveAside { .. }
-        | Step::WriteDisk { .. }
-        | Step::WriteChainFile { .. }
-        | Step::MergeChain { .. }
-        | Step::WriteTreeFile { .. }
-        | Step::LinkTree { .. }
-        | Step::RegisterVm { .. }
-        | Step::ReadBack { .. }
-        | Step::StopVm { .. }
-        | Step::AttachDisk { .. }
-        | Step::ParkDisk { .. }
-        | Step::ReplaceDisk { .. }
-        | Step::StartVm { .. } => None,
-    })
 }
 
 impl Restore<'_> {
