@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, bail};
@@ -19,12 +20,15 @@ pub(crate) struct Home {
     dir: PathBuf,
     _lock: File,
     changing: Mutex<()>,
+    /// Boundaries until the process ends by itself; 0 for never.
+    crash_in: AtomicU64,
 }
 
 impl Home {
     /// Opens the folder, making it where it is missing, and takes its lock.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(dir.join("jobs"))
+            .and_then(|()| fs::create_dir_all(dir.join("parked")))
             .with_context(|| format!("make the data folder {}", dir.display()))?;
         private(dir, 0o700)?;
         let path = dir.join(LOCK);
@@ -39,6 +43,7 @@ impl Home {
                 dir: dir.to_owned(),
                 _lock: lock,
                 changing: Mutex::new(()),
+                crash_in: AtomicU64::new(0),
             }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another agent process uses the data folder {}; stop it first, or give this one its own --data",
@@ -47,6 +52,23 @@ impl Home {
             Err(TryLockError::Error(error)) => {
                 Err(error).context(format!("lock {}", path.display()))
             }
+        }
+    }
+
+    /// Has the process end at the n-th boundary between steps of jobs, as a crash would.
+    pub(crate) fn crash_at(&self, boundary: u64) {
+        self.crash_in.store(boundary, Ordering::Relaxed);
+    }
+
+    /// A place between two steps of a job.
+    pub(crate) fn boundary(&self) {
+        let next = |left: u64| left.checked_sub(1);
+        let left = self
+            .crash_in
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        if left == Ok(1) {
+            tracing::error!("the agent ends here, as it was told to");
+            std::process::abort();
         }
     }
 

@@ -50,7 +50,7 @@ async fn settle_journal(
 ) -> anyhow::Result<()> {
     if let Some(at) = entries.succeeded {
         restore::start_stopped(shared, journal).await;
-        return tell_success(server, journal, entries, at).await;
+        return tell_success(shared, server, journal, entries, at).await;
     }
     if entries.holds_shadows() {
         info!(job.id = %entries.job, "removing the shadow copies of an interrupted backup");
@@ -71,23 +71,12 @@ async fn settle_journal(
         Some(Verdict::Alive) => {}
         Some(Verdict::Committed { point }) => {
             let point = *point;
-            let conversion = entries.deeds.iter().find_map(|deed| match deed {
-                Deed::Converting(conversion) => Some(conversion.clone()),
-                Deed::Checkpoint { .. }
-                | Deed::CheckpointTaken { .. }
-                | Deed::Shadow { .. }
-                | Deed::ShadowTaken { .. }
-                | Deed::Held { .. }
-                | Deed::Resumed
-                | Deed::Publishing
-                | Deed::Folder { .. }
-                | Deed::File { .. }
-                | Deed::Place { .. }
-                | Deed::MoveAside { .. }
-                | Deed::Register { .. }
-                | Deed::StopVm { .. }
-                | Deed::AttachDisk { .. }
-                | Deed::ReplaceDisk(_) => None,
+            let conversion = entries.deeds.iter().find_map(|deed| {
+                if let Deed::Converting(conversion) = deed {
+                    Some(conversion.clone())
+                } else {
+                    None
+                }
             });
             let conversion = match (conversion, checkpoint_of(entries)) {
                 (Some(conversion), _) => Some(conversion),
@@ -111,6 +100,7 @@ async fn settle_journal(
 
 /// Tells the server of a restore that had succeeded before the agent was killed.
 async fn tell_success(
+    shared: &Shared,
     server: &Agent,
     journal: &Journal,
     entries: &Entries,
@@ -120,7 +110,7 @@ async fn tell_success(
         fence: entries.fence,
         outcome: Outcome::Succeeded,
         figures: Default::default(),
-        parked: None,
+        parked: shared.kept_by(entries.job)?,
     };
     match server.finish(entries.job, &finish).await {
         Ok(()) => journal.remove(),
@@ -227,23 +217,12 @@ async fn destroy_checkpoint(shared: &Shared, entries: &Entries) -> Result<(), Jo
         Err(error) => return Err(host_error(error)),
     };
     let known = checkpoint_of(entries);
-    let before = entries.deeds.iter().find_map(|deed| match deed {
-        Deed::Checkpoint { before } => Some(before),
-        Deed::CheckpointTaken { .. }
-        | Deed::Shadow { .. }
-        | Deed::ShadowTaken { .. }
-        | Deed::Held { .. }
-        | Deed::Resumed
-        | Deed::Publishing
-        | Deed::Converting(_)
-        | Deed::Folder { .. }
-        | Deed::File { .. }
-        | Deed::Place { .. }
-        | Deed::MoveAside { .. }
-        | Deed::Register { .. }
-        | Deed::StopVm { .. }
-        | Deed::AttachDisk { .. }
-        | Deed::ReplaceDisk(_) => None,
+    let before = entries.deeds.iter().find_map(|deed| {
+        if let Deed::Checkpoint { before } = deed {
+            Some(before)
+        } else {
+            None
+        }
     });
     for checkpoint in found
         .iter()
@@ -377,23 +356,12 @@ fn mark_of(entries: &Entries) -> Mark {
 }
 
 fn checkpoint_of(entries: &Entries) -> Option<&str> {
-    entries.deeds.iter().find_map(|deed| match deed {
-        Deed::CheckpointTaken { id } => Some(id.as_str()),
-        Deed::Checkpoint { .. }
-        | Deed::Shadow { .. }
-        | Deed::ShadowTaken { .. }
-        | Deed::Held { .. }
-        | Deed::Resumed
-        | Deed::Publishing
-        | Deed::Converting(_)
-        | Deed::Folder { .. }
-        | Deed::File { .. }
-        | Deed::Place { .. }
-        | Deed::MoveAside { .. }
-        | Deed::Register { .. }
-        | Deed::StopVm { .. }
-        | Deed::AttachDisk { .. }
-        | Deed::ReplaceDisk(_) => None,
+    entries.deeds.iter().find_map(|deed| {
+        if let Deed::CheckpointTaken { id } = deed {
+            Some(id.as_str())
+        } else {
+            None
+        }
     })
 }
 

@@ -6,13 +6,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model::{Fence, JobId, Slot, Timestamp, VmId};
+use model::{Fence, JobId, PowerState, Slot, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::Conversion;
 use crate::home::Home;
 use crate::job::JobError;
-use crate::restore::ReplacedDisk;
+use crate::restore::{ReplacedDisk, Swap};
 
 /// What a journal file holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,6 +130,39 @@ pub(crate) enum Deed {
     },
     /// A disk of a VM is being replaced.
     ReplaceDisk(ReplacedDisk),
+    /// A VM is imported under another id as a trial, from files below a folder of ours, and never registered.
+    Rehearse {
+        /// The folder.
+        folder: String,
+        /// Planned VMs that existed before.
+        before: Vec<VmId>,
+    },
+    /// A VM is stopped.
+    Stop {
+        /// The VM.
+        vm: VmId,
+        /// What it did before.
+        power: PowerState,
+    },
+    /// A folder is made in which everything is ours.
+    OwnFolder {
+        /// Path on the host.
+        path: String,
+    },
+    /// A VM makes room: its files are moved, then its registration is removed.
+    Swap(Box<Swap>),
+    /// A file that is kept goes back to where it was.
+    Return {
+        /// From here.
+        from: String,
+        /// To here.
+        to: String,
+    },
+    /// What is kept beside is written down in the agent's data folder.
+    Record {
+        /// Name of the file.
+        name: String,
+    },
 }
 
 /// The journal of a running job.
@@ -222,13 +255,21 @@ impl Journal {
     }
 
     fn save(&self, entries: &Entries) -> Result<(), JobError> {
-        self.home.write(&self.name, entries).map_err(|error| {
+        self.boundary();
+        let saved = self.home.write(&self.name, entries).map_err(|error| {
             JobError::failed(
                 "agent-data-folder",
                 format!("cannot write the job's journal: {error:#}"),
             )
             .hint("free space in the agent's data folder and check its rights")
-        })
+        });
+        self.boundary();
+        saved
+    }
+
+    /// A place between two steps of a job, where a crash must do no harm; tests have the agent end at one.
+    pub(crate) fn boundary(&self) {
+        self.home.boundary();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {

@@ -73,6 +73,8 @@ pub struct RunOptions {
     pub slots: u32,
     /// How a running VM on several volumes is backed up by the VSS method.
     pub several_volumes: SeveralVolumes,
+    /// For tests: the process ends at the n-th boundary between steps of jobs, as a crash would.
+    pub crash_at: Option<u64>,
     /// How fast all jobs together read and write disks; as fast as it goes without.
     pub rate: Option<RateLimit>,
 }

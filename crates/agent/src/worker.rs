@@ -66,6 +66,9 @@ pub(crate) struct Shared {
 /// away is waited for.
 pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Result<()> {
     let home = Arc::new(Home::open(&options.data_dir)?);
+    if let Some(boundary) = options.crash_at {
+        home.crash_at(boundary);
+    }
     let identity = home.identity()?;
     let (host, files) = host::connect(&options.host)?;
     let server = Agent::new(&identity).context("set up the connection to the server")?;

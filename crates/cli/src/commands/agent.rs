@@ -81,6 +81,9 @@ struct RunArgs {
     /// Most bytes per second that all jobs together read from disks and write to them; bounds the network as well
     #[arg(long, value_name = "SIZE", value_parser = values::rate)]
     max_rate: Option<NonZeroU64>,
+    /// For tests: end at the n-th boundary between steps of jobs, as a crash would
+    #[arg(long, value_name = "N", hide = true)]
+    crash_at: Option<u64>,
     /// New file that gets what is sent to the host and what it answers, without names and addresses
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -187,6 +190,7 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
                     SeveralVolumesName::Pause => SeveralVolumes::Pause,
                     SeveralVolumesName::Save => SeveralVolumes::Save,
                 },
+                crash_at: args.crash_at,
                 rate: args.max_rate.map(agent::RateLimit::new),
             };
             let stop = CancellationToken::new();
