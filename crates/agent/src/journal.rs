@@ -267,6 +267,19 @@ impl Journal {
         saved
     }
 
+    /// Returns what a VM did before the job stopped it.
+    pub(crate) fn power_before(&self, vm: VmId) -> Option<PowerState> {
+        self.lock().deeds.iter().find_map(|deed| {
+            if let Deed::Stop { vm: stopped, power } = deed
+                && *stopped == vm
+            {
+                Some(*power)
+            } else {
+                None
+            }
+        })
+    }
+
     /// A place between two steps of a job, where a crash must do no harm; tests have the agent end at one.
     pub(crate) fn boundary(&self) {
         self.home.boundary();

@@ -22,6 +22,7 @@ mod journal;
 mod links;
 mod monitor;
 mod options;
+mod parked;
 mod record;
 mod restore;
 mod worker;

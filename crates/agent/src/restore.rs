@@ -14,8 +14,11 @@ mod facts;
 mod join;
 mod on_vm;
 mod preview;
+mod put_back;
 mod register;
+mod release;
 mod room;
+mod swap;
 mod target_vm;
 mod tree;
 mod undo;
@@ -34,6 +37,9 @@ use crate::worker::Shared;
 
 pub(crate) use on_vm::{ReplacedDisk, start_stopped};
 pub(crate) use preview::answer;
+pub(crate) use put_back::put_back_kept;
+pub(crate) use release::release_kept;
+pub(crate) use swap::{Definition, MovedAside, Swap};
 pub(crate) use undo::undo_all;
 
 /// What the parts of one restore share.
@@ -82,7 +88,10 @@ impl Restore<'_> {
             .await?;
         let session = context.step("connect", self.connect(&plan)).await?;
         let began = Instant::now();
-        let mut written = context.step("send", self.receive(&plan, &session)).await?;
+        let beside = self.beside(&plan);
+        let mut written = context
+            .step("send", self.receive(&beside, &session))
+            .await?;
         let vm = context
             .step("restore", self.put_in_place(&plan, &mut written))
             .await?;
@@ -93,7 +102,14 @@ impl Restore<'_> {
             .measured_restore(plan.bytes.fetch_bytes, began.elapsed());
         match &plan.kind {
             RestoreKind::OnVm(vm) => self.start_again(vm).await?,
-            RestoreKind::Vm(_) | RestoreKind::Disks => self.start(&plan, vm).await,
+            RestoreKind::Vm(_) | RestoreKind::Disks => {
+                if let Some(record) = &written.kept {
+                    self.shared.keep(self.journal, record)?;
+                    // Nothing its guest writes is ever taken back.
+                    self.journal.succeeded(crate::clock::now())?;
+                }
+                self.start(&plan, vm).await;
+            }
         }
         Ok(())
     }

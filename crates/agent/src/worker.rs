@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::home::Home;
-use crate::job::{JobContext, JobError, Stop, report_until};
+use crate::job::{JobContext, Stop, report_until};
 use crate::journal::Journal;
 use crate::monitor::{HostState, Monitor};
 use crate::options::RunOptions;
@@ -309,10 +309,12 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
                 tell_inventory(shared, &context.server).await;
                 Ok(())
             }
-            Work::Undo(work) | Work::Release(work) => Err(JobError::failed(
-                "not-supported",
-                format!("this agent cannot end what job {} keeps", work.of),
-            )),
+            Work::Undo(work) => {
+                restore::put_back_kept(shared, context, &journal, &work).await?;
+                tell_inventory(shared, &context.server).await;
+                Ok(())
+            }
+            Work::Release(work) => restore::release_kept(shared, context, &work).await,
         }?;
         journal.succeeded(clock::now())
     };
@@ -323,13 +325,20 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
             error.outcome()
         }
     };
+    let kept = match &outcome {
+        Some(Outcome::Succeeded) => shared.kept_by(context.job).unwrap_or_else(|error| {
+            warn!(job.id = %context.job, "{error:#}");
+            None
+        }),
+        Some(Outcome::Failed { .. } | Outcome::NotReady { .. } | Outcome::Cancelled) | None => None,
+    };
     // `None`: the job belongs to someone else now; there is nothing to tell.
     if let Some(outcome) = outcome {
         let finish = Finish {
             fence: context.fence,
             outcome,
             figures: context.figures(|_| ()),
-            parked: None,
+            parked: kept,
         };
         match context.server.finish(context.job, &finish).await {
             Ok(()) => {}

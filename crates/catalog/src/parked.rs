@@ -3,7 +3,7 @@
 //! Invariant: at most one job that may still run works on what a restore keeps.
 
 use ::jobs::{JobKind, StateName};
-use model::{HostId, JobId, Timestamp, VmId};
+use model::{Fence, HostId, JobId, Timestamp, VmId};
 use serde_json::json;
 
 use crate::audit::{self, Actor};
@@ -66,13 +66,32 @@ pub struct Parked {
 }
 
 impl Catalog {
-    /// Notes what a restore keeps. Noted again, nothing changes.
-    pub async fn note_parked(&self, new: &NewParked) -> Result<(), CatalogError> {
+    /// Notes what a restore keeps, before it is ended under this fence: whoever sees its end sees what it keeps. Noted
+    /// again after the end, nothing changes.
+    pub async fn note_parked(
+        &self,
+        new: &NewParked,
+        fence: Fence,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
         let action = "note what a restore keeps";
         let mut tx = self.write(action).await?;
+        let job = load(&mut tx, new.job).await?;
+        if job.life.fence == fence && job.state().is_final() {
+            return Ok(());
+        }
+        job.life
+            .check_fence(fence, now)
+            .map_err(|source| CatalogError::Fenced {
+                job: new.job,
+                given: fence,
+                source,
+            })?;
         let done = sqlx::query(
             "INSERT INTO parked (job_id, vm_id, host_id, whole_vm, files, bytes, since, until, state)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'parked') ON CONFLICT (job_id) DO NOTHING",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'parked')
+             ON CONFLICT (job_id) DO UPDATE SET whole_vm = excluded.whole_vm, files = excluded.files,
+             bytes = excluded.bytes, since = excluded.since, until = excluded.until",
         )
         .bind(new.job.to_string())
         .bind(new.vm.to_string())
@@ -138,6 +157,7 @@ impl Catalog {
     pub async fn parked_due(&self, now: Timestamp) -> Result<Vec<Parked>, CatalogError> {
         let rows = sqlx::query(
             "SELECT * FROM parked WHERE state = 'parked' AND until <= $1 AND ran IS NOT NULL
+             AND EXISTS (SELECT 1 FROM jobs WHERE jobs.id = parked.job_id AND jobs.state IN ('succeeded', 'warnings'))
              AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = parked.by_job AND jobs.state IN ('queued', 'running'))
              ORDER BY until, job_id",
         )
@@ -201,7 +221,8 @@ impl Catalog {
 /// Fails unless a job keeps something that nobody is at.
 async fn check_free(conn: &mut Conn, job: &Job) -> Result<(), CatalogError> {
     let refused = |what: String| Err(CatalogError::conflict(format!("job {} {what}", job.id)));
-    let Some(parked) = &job.parked else {
+    let well = matches!(job.state(), StateName::Succeeded | StateName::Warnings);
+    let Some(parked) = job.parked.as_ref().filter(|_| well) else {
         return refused(match (job.kind, job.state().is_final()) {
             (JobKind::Backup | JobKind::VerifyPoint, _) => "is no restore".to_owned(),
             (JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish, false) => {

@@ -69,7 +69,13 @@ async fn resume(shared: &Shared, entries: &Entries) -> Result<(), JobError> {
             | Deed::Register { .. }
             | Deed::StopVm { .. }
             | Deed::AttachDisk { .. }
-            | Deed::ReplaceDisk(_) => {}
+            | Deed::ReplaceDisk(_)
+            | Deed::Rehearse { .. }
+            | Deed::Stop { .. }
+            | Deed::OwnFolder { .. }
+            | Deed::Swap(_)
+            | Deed::Return { .. }
+            | Deed::Record { .. } => {}
         }
     }
     let Some(saved) = held else { return Ok(()) };
@@ -112,7 +118,13 @@ fn taken(entries: &Entries) -> impl Iterator<Item = &str> {
         | Deed::Register { .. }
         | Deed::StopVm { .. }
         | Deed::AttachDisk { .. }
-        | Deed::ReplaceDisk(_) => None,
+        | Deed::ReplaceDisk(_)
+        | Deed::Rehearse { .. }
+        | Deed::Stop { .. }
+        | Deed::OwnFolder { .. }
+        | Deed::Swap(_)
+        | Deed::Return { .. }
+        | Deed::Record { .. } => None,
     })
 }
 
@@ -147,7 +159,13 @@ fn unanswered(entries: &Entries) -> Vec<(&str, &str, &[String], Timestamp)> {
             | Deed::Register { .. }
             | Deed::StopVm { .. }
             | Deed::AttachDisk { .. }
-            | Deed::ReplaceDisk(_) => {}
+            | Deed::ReplaceDisk(_)
+            | Deed::Rehearse { .. }
+            | Deed::Stop { .. }
+            | Deed::OwnFolder { .. }
+            | Deed::Swap(_)
+            | Deed::Return { .. }
+            | Deed::Record { .. } => {}
         }
     }
     found.extend(open);

@@ -28,6 +28,13 @@ pub(super) struct WrittenFile {
     pieces: WrittenPieces,
 }
 
+impl WrittenFile {
+    /// Returns where it was written.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
 /// What a disk that came as a chain reads as.
 #[derive(Clone, Debug)]
 pub(super) struct ChainContent {

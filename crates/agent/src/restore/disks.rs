@@ -16,6 +16,7 @@ use crate::errors::{files_error, restore_error, task_error, write_error};
 use crate::job::{JobContext, JobError};
 use crate::journal::{Deed, Journal};
 use crate::links::ServerLink;
+use crate::parked::Record;
 
 /// Files written, not yet in place.
 pub(super) struct Written {
@@ -33,6 +34,8 @@ pub(super) struct Written {
     pub(super) tree: Vec<WrittenFile>,
     /// What each tip of the tree reads as, once it is proven.
     pub(super) tips: Vec<(String, ChainContent)>,
+    /// What is kept of a VM that made room.
+    pub(super) kept: Option<Record>,
 }
 
 /// A disk written into a new file.
@@ -128,6 +131,7 @@ impl Receiver {
             checkpoint_folder: None,
             tree: self.tree(plan, point)?,
             tips: Vec::new(),
+            kept: None,
         };
         let chains = self.chains(plan, point)?;
         for (disk, chain) in plan.disks.iter().zip(chains) {

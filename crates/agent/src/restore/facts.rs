@@ -7,6 +7,7 @@ use plan::restore::{
     HostFacts, Rate, RateBasis, VmElsewhere, VmOnHost, Volume, wanted_paths, wanted_vm,
 };
 
+use super::swap;
 use super::target_vm;
 
 use crate::clock;
@@ -63,6 +64,7 @@ pub(super) async fn gather(
         reserve: shared.options.reserve,
         rate: Some(rate(shared)),
     };
+    swap::standing(shared, point, wish, &mut facts).await?;
     if let Some(vm) = wanted_vm(wish)
         && facts.vms.iter().any(|known| known.id == vm)
     {

@@ -56,7 +56,7 @@ impl Restore<'_> {
         vm: &OnVmPlan,
         written: &Written,
     ) -> Result<String, JobError> {
-        let bytes = self.read_back(written).await?;
+        let bytes = self.read_back(written, false).await?;
         self.context.note(format!(
             "{} read back and equal to the recovery point, before VM {:?} is touched",
             HumanBytes(bytes),
@@ -462,7 +462,13 @@ fn stopped_vm(entries: &Entries) -> Option<VmId> {
         | Deed::MoveAside { .. }
         | Deed::Register { .. }
         | Deed::AttachDisk { .. }
-        | Deed::ReplaceDisk(_) => None,
+        | Deed::ReplaceDisk(_)
+        | Deed::Rehearse { .. }
+        | Deed::Stop { .. }
+        | Deed::OwnFolder { .. }
+        | Deed::Swap(_)
+        | Deed::Return { .. }
+        | Deed::Record { .. } => None,
     })
 }
 

@@ -8,9 +8,11 @@ use plan::restore::{RestoreKind, RestorePlan, Route, VmPlan};
 
 use super::chains::merged_text;
 use super::disks::{Written, WrittenDisk, is_chained, make_folders};
+use super::swap::over;
 use super::tree::difference;
 use super::{Restore, parked_folder};
 use crate::errors::{files_error, host_error, task_error};
+use crate::host::slot_text;
 use crate::job::JobError;
 use crate::journal::Deed;
 
@@ -23,6 +25,18 @@ impl Restore<'_> {
         self.context.check()?;
         self.consolidate(written).await?;
         self.settle_tree(plan, written).await?;
+        if let (RestoreKind::Vm(vm), Some(over)) = (&plan.kind, over(plan)) {
+            let id = self.take_place(plan, vm, over, written).await?;
+            self.drop_staging(written).await?;
+            let mut detail = format!(
+                "VM {:?} registered with id {id} in place of the one that was there, which is kept",
+                vm.name
+            );
+            if let Some(merged) = merged_text(written) {
+                detail = format!("{merged}; {detail}");
+            }
+            return Ok((Some(id), detail));
+        }
         let written = &*written;
         if !is_chained(plan) {
             self.park(&plan.park).await?;
@@ -112,14 +126,13 @@ impl Restore<'_> {
         vm: &VmPlan,
         written: &Written,
     ) -> Result<VmId, JobError> {
+        self.announce(plan, vm).await?;
+        self.register_announced(plan, vm, written).await
+    }
+
+    /// Writes down that a VM is about to be registered.
+    pub(super) async fn announce(&self, plan: &RestorePlan, vm: &VmPlan) -> Result<(), JobError> {
         let host = &self.shared.host;
-        let wanted = self.wanted(plan, vm).await?;
-        let folders = Folders {
-            config: vm.config_folder.clone(),
-            checkpoints: vm.config_folder.clone(),
-            saved_state: vm.config_folder.clone(),
-            swap: vm.config_folder.clone(),
-        };
         let mut before: Vec<VmId> = host
             .vms()
             .await
@@ -151,7 +164,23 @@ impl Restore<'_> {
                 .collect(),
             config_folder: vm.config_folder.clone(),
             before,
-        })?;
+        })
+    }
+
+    pub(super) async fn register_announced(
+        &self,
+        plan: &RestorePlan,
+        vm: &VmPlan,
+        written: &Written,
+    ) -> Result<VmId, JobError> {
+        let host = &self.shared.host;
+        let wanted = self.wanted(plan, vm).await?;
+        let folders = Folders {
+            config: vm.config_folder.clone(),
+            checkpoints: vm.config_folder.clone(),
+            saved_state: vm.config_folder.clone(),
+            swap: vm.config_folder.clone(),
+        };
         match vm.route {
             Route::Define => host.define_vm(&wanted, &folders).await.map_err(host_error),
             Route::Import { keep_id } => {
@@ -169,19 +198,20 @@ impl Restore<'_> {
         keep_id: bool,
     ) -> Result<VmId, JobError> {
         let host = &self.shared.host;
-        let file = written.config_file.as_deref();
-        let file = file.ok_or_else(|| {
-            JobError::failed(
-                "no-configuration",
-                "the recovery point sent no configuration file",
-            )
-        })?;
+        let file = self.config_file(written)?;
         let planned = host
             .import_definition(file, None, !keep_id)
             .await
             .map_err(host_error)?;
         match &written.checkpoint_folder {
-            Some(folder) => self.import_tree(plan, planned.id, folder).await?,
+            Some(folder) => {
+                let moved = |path: &str| {
+                    let mut tree = plan.tree.iter();
+                    let file = tree.find(|file| host_path::same(&file.source_path, path))?;
+                    (file.source_path != file.target_path).then(|| file.target_path.clone())
+                };
+                self.import_tree(planned.id, folder, moved).await?;
+            }
             None => host
                 .drop_planned_checkpoints(planned.id)
                 .await
@@ -204,12 +234,23 @@ impl Restore<'_> {
         Ok(id)
     }
 
+    /// Returns the configuration file to import.
+    pub(super) fn config_file<'w>(&self, written: &'w Written) -> Result<&'w str, JobError> {
+        let file = written.config_file.as_deref();
+        file.ok_or_else(|| {
+            JobError::failed(
+                "no-configuration",
+                "the recovery point sent no configuration file",
+            )
+        })
+    }
+
     /// Brings the checkpoints of a planned VM in, and points them and the VM at the files of this restore.
-    async fn import_tree(
+    pub(super) async fn import_tree(
         &self,
-        plan: &RestorePlan,
         planned: VmId,
         folder: &str,
+        moved: impl Fn(&str) -> Option<String>,
     ) -> Result<(), JobError> {
         let host = &self.shared.host;
         let came = host
@@ -221,20 +262,17 @@ impl Restore<'_> {
             return Err(JobError::failed("checkpoints-lost", message)
                 .hint("look at the host's Hyper-V-VMMS event log; an exclusion of a disk, or another host, makes a restore merge them"));
         }
-        let moved = |path: &str| {
-            let file = plan
-                .tree
-                .iter()
-                .find(|file| host_path::same(&file.source_path, path))?;
-            (file.source_path != file.target_path).then(|| file.target_path.clone())
-        };
         host.move_planned_disks(planned, moved)
             .await
             .map_err(host_error)
     }
 
     /// Returns the configuration the VM shall have: the point's, with the plan's name, paths and networks.
-    async fn wanted(&self, plan: &RestorePlan, vm: &VmPlan) -> Result<VmConfig, JobError> {
+    pub(super) async fn wanted(
+        &self,
+        plan: &RestorePlan,
+        vm: &VmPlan,
+    ) -> Result<VmConfig, JobError> {
         let switches = self.shared.host.switches().await.map_err(host_error)?;
         let mut wanted = self.work.point.vm.clone();
         wanted.name.clone_from(&vm.name);
@@ -264,7 +302,8 @@ impl Restore<'_> {
         for controller in &wanted.controllers {
             let mut drives = Vec::new();
             for drive in &controller.drives {
-                if let Some(media) = self.media(plan, drive).await? {
+                let slot = slot_text(controller.kind, controller.number, drive.slot);
+                if let Some(media) = self.media(plan, drive, &slot).await? {
                     drives.push(Drive {
                         media,
                         ..drive.clone()
@@ -281,16 +320,33 @@ impl Restore<'_> {
     }
 
     /// Returns what a drive shall hold; `None` leaves its slot out.
-    async fn media(&self, plan: &RestorePlan, drive: &Drive) -> Result<Option<Media>, JobError> {
+    async fn media(
+        &self,
+        plan: &RestorePlan,
+        drive: &Drive,
+        slot: &str,
+    ) -> Result<Option<Media>, JobError> {
         match &drive.media {
             Media::Disk { path } => {
                 let target = plan
                     .disks
                     .iter()
                     .find(|disk| host_path::same(&disk.source_path, path));
-                Ok(target.map(|disk| Media::Disk {
-                    path: disk.target_path.clone(),
-                }))
+                // One that was excluded is attached as it is.
+                let stays = || {
+                    let mut stay = over(plan)?
+                        .stay
+                        .iter()
+                        .filter(|disk| disk.excluded.is_some());
+                    stay.find(|disk| {
+                        let named = disk.excluded.as_deref();
+                        named.is_some_and(|named| host_path::same(named, path))
+                            || disk.slot.eq_ignore_ascii_case(slot)
+                    })
+                };
+                let path = target.map(|disk| &disk.target_path);
+                let path = path.or_else(|| stays().map(|disk| &disk.path));
+                Ok(path.map(|path| Media::Disk { path: path.clone() }))
             }
             Media::Iso { path } => {
                 let files = Arc::clone(&self.shared.files);

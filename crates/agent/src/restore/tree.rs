@@ -80,6 +80,11 @@ impl Restore<'_> {
             files: Arc::clone(&self.shared.files),
             volumes: self.shared.host.volumes().await.map_err(host_error)?,
             plan: plan.tree.clone(),
+            now: written
+                .tree
+                .iter()
+                .map(|file| file.path().to_owned())
+                .collect(),
             leaves: plan
                 .disks
                 .iter()
@@ -105,6 +110,8 @@ struct Tree {
     files: Arc<HostFiles>,
     volumes: Vec<VolumeFacts>,
     plan: Vec<TreeFilePlan>,
+    /// Where each file is now: in its place, or beside it.
+    now: Vec<String>,
     /// Files that disks of the VM use.
     leaves: Vec<String>,
     written: Vec<WrittenFile>,
@@ -121,7 +128,7 @@ impl Tree {
                 .iter()
                 .any(|leaf| host_path::same(leaf, &file.target_path));
             if is_leaf || !self.plan.iter().any(|other| other.parent == Some(place)) {
-                tips.push((file.target_path.clone(), self.content(place)?));
+                tips.push((self.now[place].clone(), self.content(place)?));
             }
         }
         self.context.check()?;
@@ -133,13 +140,13 @@ impl Tree {
     fn content(&self, tip: usize) -> Result<ChainContent, JobError> {
         let mut layers = Vec::new();
         let mut at = Some(tip);
-        while let Some(file) = at.map(|place| &self.plan[place]) {
-            let path = &file.target_path;
+        while let Some(place) = at {
+            let path = &self.now[place];
             let open = self.files.open_read(path).map_err(files_error)?;
             layers.push(DiskFile::open(open).map_err(|error| damaged(path, &error))?);
-            at = file.parent;
+            at = self.plan[place].parent;
         }
-        let path = &self.plan[tip].target_path;
+        let path = &self.now[tip];
         let files = layers.len();
         let chain = Chain::from_layers(layers).map_err(|error| damaged(path, &error))?;
         let disk = chain.into_disk();
@@ -157,16 +164,21 @@ impl Tree {
     /// changes what the children know their parent by.
     fn link(&self) -> Result<(), JobError> {
         let mut ids: BTreeMap<Uuid, Uuid> = BTreeMap::new();
-        for file in &self.plan {
-            let path = &file.target_path;
-            let parent = file.parent.map(|place| &self.plan[place]);
+        for (file, path) in self.plan.iter().zip(&self.now) {
+            let parent = file
+                .parent
+                .map(|place| (&self.plan[place], &self.now[place]));
             let moved = |file: &TreeFilePlan| file.source_path != file.target_path;
-            if let Some(parent) = parent
+            if let Some((parent, parent_now)) = parent
                 && (self.new_ids || moved(file) || moved(parent))
             {
                 let child = self.files.open_write(path).map_err(files_error)?;
-                set_parent(child, &self.link_to(path, parent)?, Durability::PowerLoss)
-                    .map_err(|error| failed(path, &error))?;
+                set_parent(
+                    child,
+                    &self.link_to(&file.target_path, parent, parent_now)?,
+                    Durability::PowerLoss,
+                )
+                .map_err(|error| failed(path, &error))?;
             }
             if self.new_ids {
                 let open = self.files.open_read(path).map_err(files_error)?;
@@ -180,10 +192,16 @@ impl Tree {
         Ok(())
     }
 
-    fn link_to(&self, child: &str, parent: &TreeFilePlan) -> Result<ParentLink, JobError> {
+    /// Says where a file finds its parent once both are in place; `now` is where the parent is meanwhile.
+    fn link_to(
+        &self,
+        child: &str,
+        parent: &TreeFilePlan,
+        now: &str,
+    ) -> Result<ParentLink, JobError> {
         let path = &parent.target_path;
-        let open = self.files.open_read(path).map_err(files_error)?;
-        let info = inspect(open).map_err(|error| failed(path, &error))?;
+        let open = self.files.open_read(now).map_err(files_error)?;
+        let info = inspect(open).map_err(|error| failed(now, &error))?;
         let (folder, of_child) = (host_path::parent(path), host_path::parent(child));
         let beside = matches!((folder, of_child), (Some(a), Some(b)) if host_path::same(a, b));
         let volume = self

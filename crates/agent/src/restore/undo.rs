@@ -6,6 +6,7 @@ use hyperv::ErrorKind;
 use model::{JobId, Slot, VmId, host_path};
 
 use super::on_vm::put_back;
+use super::swap::{bring_back, delete_tree, destroy_trials, power_as_before, silence};
 use super::{staging_folder, target_vm};
 use crate::errors::{files_error, host_error, task_error};
 use crate::job::JobError;
@@ -15,6 +16,7 @@ use crate::worker::Shared;
 /// Undoes every deed of the journal.
 pub(crate) async fn undo_all(shared: &Arc<Shared>, journal: &Journal) -> Result<(), JobError> {
     let entries = journal.entries();
+    silence(shared, &entries).await?;
     for (number, deed) in entries.deeds.iter().enumerate().rev() {
         undo(shared, entries.job, deed).await?;
         journal.undone(number)?;
@@ -33,7 +35,12 @@ async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobEr
             let staging = staging_folder(config_folder, job);
             unregister(shared, *id, disks, &staging, before).await
         }
-        Deed::Folder { .. } | Deed::File { .. } | Deed::Place { .. } | Deed::MoveAside { .. } => {
+        Deed::Folder { .. }
+        | Deed::OwnFolder { .. }
+        | Deed::File { .. }
+        | Deed::Place { .. }
+        | Deed::Return { .. }
+        | Deed::MoveAside { .. } => {
             let files = Arc::clone(&shared.files);
             let deed = deed.clone();
             tokio::task::spawn_blocking(move || undo_file(&files, &deed))
@@ -45,6 +52,15 @@ async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobEr
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result.map_err(host_error),
         },
+        Deed::Rehearse { folder, before } => destroy_trials(shared, folder, before).await,
+        Deed::Stop { vm, power } => power_as_before(shared, *vm, *power).await,
+        Deed::Swap(swap) => bring_back(shared, swap).await,
+        Deed::Record { name } => shared.home.remove(name).map_err(|error| {
+            JobError::transient(
+                "agent-data-folder",
+                format!("cannot remove {name}: {error:#}"),
+            )
+        }),
         Deed::AttachDisk { vm, slot, path } => detach(shared, *vm, *slot, path).await,
         Deed::ReplaceDisk(replaced) => put_back(shared, replaced).await,
         Deed::Checkpoint { .. }
@@ -66,6 +82,16 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
             Err(_) if files.list(path).is_ok_and(|entries| !entries.is_empty()) => Ok(()),
             other => other.map_err(files_error),
         },
+        Deed::OwnFolder { path } => delete_tree(files, path),
+        Deed::Return { from, to } => {
+            // It is kept: only its name is given back.
+            if files.stat(from).map_err(files_error)?.is_none()
+                && files.stat(to).map_err(files_error)?.is_some()
+            {
+                files.rename(to, from).map_err(files_error)?;
+            }
+            Ok(())
+        }
         Deed::Place { from, to } => {
             if files.stat(from).map_err(files_error)?.is_none() {
                 files.delete(to).map_err(files_error)?;
@@ -80,6 +106,10 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
             Ok(())
         }
         Deed::Register { .. }
+        | Deed::Rehearse { .. }
+        | Deed::Stop { .. }
+        | Deed::Swap(_)
+        | Deed::Record { .. }
         | Deed::StopVm { .. }
         | Deed::AttachDisk { .. }
         | Deed::ReplaceDisk(_)

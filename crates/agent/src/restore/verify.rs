@@ -10,6 +10,7 @@ use vhdx::Disk;
 use super::Restore;
 use super::chains::ChainContent;
 use super::disks::{Written, WrittenDisk};
+use super::swap::over;
 use super::tree::difference;
 use crate::errors::{chain_error, host_error, task_error, verify_error};
 use crate::job::{JobContext, JobError};
@@ -81,11 +82,17 @@ impl Restore<'_> {
             );
             return Ok(((), detail));
         }
-        let bytes = self.read_back(written).await?;
-        let mut detail = format!(
-            "{} read back and equal to the recovery point",
-            HumanBytes(bytes)
-        );
+        let mut detail = match written.kept {
+            // They were read back before the VM that was there made room, and have been renamed since.
+            Some(_) => "the disks that were read back are in place".to_owned(),
+            None => {
+                let bytes = self.read_back(written, false).await?;
+                format!(
+                    "{} read back and equal to the recovery point",
+                    HumanBytes(bytes)
+                )
+            }
+        };
         if let (RestoreKind::Vm(planned), Some(vm)) = (&plan.kind, vm) {
             self.look_at_vm(plan, vm).await?;
             detail.push_str(&format!(
@@ -98,7 +105,8 @@ impl Restore<'_> {
     }
 
     /// Reads every disk file that was written, opened anew.
-    pub(super) async fn read_back(&self, written: &Written) -> Result<u64, JobError> {
+    /// `staged`: new disks do not have their names yet.
+    pub(super) async fn read_back(&self, written: &Written, staged: bool) -> Result<u64, JobError> {
         let context = Arc::clone(self.context);
         let files = Arc::clone(&self.shared.files);
         let expected = |disk: &WrittenDisk| {
@@ -107,7 +115,8 @@ impl Restore<'_> {
                 (Some(content), _) => Some(Expected::Content(content.clone())),
                 (None, pieces) => pieces.map(Expected::Pieces),
             };
-            (disk.plan.target_path.clone(), expected)
+            let at = flat.filter(|_| staged).map(|flat| &flat.staged);
+            (at.unwrap_or(&disk.plan.target_path).clone(), expected)
         };
         let disks = written.disks.iter().filter(|_| written.tree.is_empty());
         let tips = written
@@ -151,23 +160,22 @@ impl Restore<'_> {
             .disks()
             .map(|(_, _, path)| path)
             .collect();
-        let missing = plan.disks.iter().find(|disk| {
-            !has.iter()
-                .any(|path| host_path::same(path, &disk.target_path))
-        });
+        let stay = over(plan).into_iter().flat_map(|over| &over.stay);
+        let stay = stay
+            .filter(|disk| disk.excluded.is_some())
+            .map(|disk| &disk.path);
+        let expected = plan.disks.iter().map(|disk| &disk.target_path);
+        let expected: Vec<&String> = expected.chain(stay).collect();
+        let missing = expected
+            .iter()
+            .find(|disk| !has.iter().any(|path| host_path::same(path, disk)));
         if let Some(missing) = missing {
-            let message = format!(
-                "the registered VM {vm} does not have the disk {}",
-                missing.target_path
-            );
+            let message = format!("the registered VM {vm} does not have the disk {missing}");
             return Err(JobError::failed("verify-failed", message));
         }
-        let surplus = has.iter().find(|path| {
-            !plan
-                .disks
-                .iter()
-                .any(|disk| host_path::same(path, &disk.target_path))
-        });
+        let surplus = has
+            .iter()
+            .find(|path| !expected.iter().any(|disk| host_path::same(path, disk)));
         if let Some(surplus) = surplus {
             let message = format!(
                 "the registered VM {vm} has a disk {surplus} that the restore did not give it"

@@ -20,3 +20,4 @@ mod shadow_ends;
 mod shadow_restores;
 mod shadows;
 mod support;
+mod swaps;

@@ -190,20 +190,32 @@ impl Host {
         folders: &Folders,
     ) -> Result<(), Error> {
         let settings = self.active_settings(&objects::planned_vm(id)).await?;
-        let mut change = change_of(&settings).with("ElementName", wanted.name.as_str());
-        for (name, folder) in [
-            ("ConfigurationDataRoot", &folders.config),
-            ("SnapshotDataRoot", &folders.checkpoints),
-            ("SuspendDataRoot", &folders.saved_state),
-            ("SwapFileDataRoot", &folders.swap),
-        ] {
-            if !folder.is_empty() {
-                change.set(name, folder.as_str());
-            }
-        }
+        let change = placed(&settings, folders).with("ElementName", wanted.name.as_str());
         self.modify_settings(&change).await?;
         self.change_planned_drives(&settings, wanted).await?;
         self.change_planned_nics(&settings, wanted).await
+    }
+
+    /// Gives a planned VM its folders and nothing else: it stays as its definition says.
+    pub async fn place_planned(&self, id: VmId, folders: &Folders) -> Result<(), Error> {
+        let settings = self.active_settings(&objects::planned_vm(id)).await?;
+        self.modify_settings(&placed(&settings, folders)).await
+    }
+
+    /// Takes disks out of a planned VM; its checkpoints keep theirs. `leaves` is asked for each.
+    pub async fn drop_planned_disks(
+        &self,
+        id: VmId,
+        leaves: impl Fn(&str) -> bool,
+    ) -> Result<(), Error> {
+        let settings = self.active_settings(&objects::planned_vm(id)).await?;
+        let parts = self.components(&settings).await?;
+        for drive in parts.drives() {
+            if drive.media.and_then(disk_path).is_some_and(&leaves) {
+                self.clear_slot(&parts, drive.slot).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn change_planned_drives(
@@ -352,6 +364,22 @@ impl Host {
     pub async fn destroy_planned(&self, id: VmId) -> Result<(), Error> {
         self.destroy_system(objects::planned_vm(id)).await
     }
+}
+
+/// Returns a change of settings to these folders; an empty one stays as it is.
+fn placed(settings: &Instance, folders: &Folders) -> Instance {
+    let mut change = change_of(settings);
+    for (name, folder) in [
+        ("ConfigurationDataRoot", &folders.config),
+        ("SnapshotDataRoot", &folders.checkpoints),
+        ("SuspendDataRoot", &folders.saved_state),
+        ("SwapFileDataRoot", &folders.swap),
+    ] {
+        if !folder.is_empty() {
+            change.set(name, folder.as_str());
+        }
+    }
+    change
 }
 
 fn planned(system: &Instance) -> Option<PlannedVm> {

@@ -89,7 +89,7 @@ pub struct StandingDisk {
     pub slot: String,
     /// VirtualDiskId, where it could be read.
     pub id: Option<DiskId>,
-    /// Its files, leaf first; never empty.
+    /// Its files that are there, leaf first.
     pub files: Vec<String>,
     /// Why its files could not be read to the root, where they could not.
     pub problem: Option<String>,

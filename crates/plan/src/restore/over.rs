@@ -24,6 +24,8 @@ pub struct OverVm {
     pub checkpoints: usize,
     /// Its disk files that are kept beside, each once.
     pub park: Vec<String>,
+    /// Its files that other VMs read through, which stay where they are.
+    pub shared: Vec<String>,
     /// Its disks that stay.
     pub stay: Vec<StayingDisk>,
     /// What is known to be wrong with it: then it need not be fit to be registered again.
@@ -89,6 +91,7 @@ pub(super) fn plan(
             .unwrap_or_else(|| config_folder.to_owned()),
         checkpoints: vm.checkpoints.len(),
         park: Vec::new(),
+        shared: Vec::new(),
         stay: Vec::new(),
         problems: Vec::new(),
     };
@@ -100,6 +103,7 @@ pub(super) fn plan(
         if shared(path) {
             let text = format!("{path} stays where it is: other VMs read through it");
             found.warnings.push(text);
+            over.shared.push(path.clone());
         } else if !is_in(&over.park, path) {
             over.park.push(path.clone());
         }
@@ -192,6 +196,15 @@ impl OverVm {
     #[must_use]
     pub fn parks(&self, path: &str) -> bool {
         is_in(&self.park, path)
+    }
+
+    /// Whether this file of it is one the plan knows of.
+    #[must_use]
+    pub fn knows(&self, path: &str) -> bool {
+        let stays = || self.stay.iter().flat_map(|disk| &disk.files);
+        self.parks(path)
+            || is_in(&self.shared, path)
+            || stays().any(|file| host_path::same(file, path))
     }
 
     /// Whether it must be stopped.

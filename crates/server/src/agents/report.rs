@@ -55,20 +55,12 @@ pub(super) async fn finish(
     PathId(job): PathId<JobId>,
     Json(finish): Json<Finish>,
 ) -> ApiResult<StatusCode> {
-    app.check_last_owner(job, peer.0.id).await?;
+    let found = app.check_last_owner(job, peer.0.id).await?;
     app.polls.arrived(peer.0.id, job);
     let figures = Some(figures(finish.figures));
     let (ending, parked) = (ending(finish.outcome), finish.parked);
-    let finished = app
-        .catalog
-        .finish(job, finish.fence, ending, figures, clock::now())
-        .await?;
-    app.polls.note_changed(peer.0.id);
-    let ended = &finished.job;
-    // Told again until it is answered, so that it is noted whatever is cut.
-    if let (Some(parked), Some(host)) = (parked, &ended.host)
-        && matches!(ended.state(), StateName::Succeeded | StateName::Warnings)
-    {
+    if let (Some(parked), Some(host)) = (parked, found.host) {
+        let now = clock::now();
         let kept = NewParked {
             job,
             vm: parked.vm,
@@ -77,10 +69,16 @@ pub(super) async fn finish(
             files: parked.files,
             bytes: parked.bytes,
             since: parked.since,
-            until: clock::now().plus_secs(app.config.parked_secs),
+            until: now.plus_secs(app.config.parked_secs),
         };
-        app.catalog.note_parked(&kept).await?;
+        app.catalog.note_parked(&kept, finish.fence, now).await?;
     }
+    let finished = app
+        .catalog
+        .finish(job, finish.fence, ending, figures, clock::now())
+        .await?;
+    app.polls.note_changed(peer.0.id);
+    let ended = &finished.job;
     tracing::info!(job.id = %job, "{} job of {} is {}", ended.kind, name_of(ended), ended.state());
     if let Some(host) = &ended.host {
         app.wakes.wake(host.id);

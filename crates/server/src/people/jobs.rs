@@ -306,7 +306,11 @@ pub(super) fn describe(job: &catalog::Job) -> Job {
             message: error.message.clone(),
             hint: error.hint.clone(),
         }),
-        parked: job.parked.as_ref().map(parked),
+        parked: job
+            .parked
+            .as_ref()
+            .filter(|_| matches!(job.state(), StateName::Succeeded | StateName::Warnings))
+            .map(parked),
         change: job.change,
     }
 }
