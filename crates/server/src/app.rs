@@ -140,11 +140,7 @@ impl App {
     }
 
     /// Refuses where another agent holds the lease of a job. One that has ended passes: the same end may come twice.
-    pub(crate) async fn check_last_owner(
-        &self,
-        id: JobId,
-        agent: AgentId,
-    ) -> ApiResult<catalog::Job> {
+    pub(crate) async fn check_last_owner(&self, id: JobId, agent: AgentId) -> ApiResult<Job> {
         let job = self.catalog.job(id).await?;
         match job.lease() {
             Some(lease) if lease.owner != Owner::Agent(agent) => {

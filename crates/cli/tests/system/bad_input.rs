@@ -93,7 +93,13 @@ fn a_vm_that_still_exists_is_not_overwritten() {
     let world = world_with_vm();
     world.back_up("web01", &[]);
     let before = world.hosts[0].facts();
-    let job = failing_job(&world, &["restore", "start", "web01"], "vm-exists");
+    let job = failing_job(
+        &world,
+        &[
+            "restore", "start", "web01", "--to", "HV01", "--id", "keep", "--folder", "D:\\out",
+        ],
+        "vm-exists",
+    );
     assert!(text(&job["error"]["hint"]).contains("--to"), "{job}");
     world.hosts[0].ctl(&["power", "web01", "off"]);
     failing_job(

@@ -3,7 +3,7 @@
 use harness::{World, find_step};
 use serde_json::{Value, json};
 
-use crate::support::{EXE, MIB, add_vm, guest_write, job_id, points, text, world_with_vm};
+use crate::support::{EXE, MIB, add_vm, guest_write, job_id, points, text};
 
 /// What a person sees of a VM, with what its guest sees of its disks.
 fn seen(world: &World, vm: &str) -> Value {
