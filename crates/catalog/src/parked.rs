@@ -77,16 +77,18 @@ impl Catalog {
         let action = "note what a restore keeps";
         let mut tx = self.write(action).await?;
         let job = load(&mut tx, new.job).await?;
-        if job.life.fence == fence && job.state().is_final() {
+        // One that was called off meanwhile keeps it all the same: the host had come further than the server knew.
+        if job.life.fence != fence || !job.state().is_final() {
+            job.life
+                .check_fence(fence, now)
+                .map_err(|source| CatalogError::Fenced {
+                    job: new.job,
+                    given: fence,
+                    source,
+                })?;
+        } else if job.parked.is_some() {
             return Ok(());
         }
-        job.life
-            .check_fence(fence, now)
-            .map_err(|source| CatalogError::Fenced {
-                job: new.job,
-                given: fence,
-                source,
-            })?;
         let done = sqlx::query(
             "INSERT INTO parked (job_id, vm_id, host_id, whole_vm, files, bytes, since, until, state)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'parked')
@@ -157,7 +159,7 @@ impl Catalog {
     pub async fn parked_due(&self, now: Timestamp) -> Result<Vec<Parked>, CatalogError> {
         let rows = sqlx::query(
             "SELECT * FROM parked WHERE state = 'parked' AND until <= $1 AND ran IS NOT NULL
-             AND EXISTS (SELECT 1 FROM jobs WHERE jobs.id = parked.job_id AND jobs.state IN ('succeeded', 'warnings'))
+             AND EXISTS (SELECT 1 FROM jobs WHERE jobs.id = parked.job_id AND jobs.ended IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = parked.by_job AND jobs.state IN ('queued', 'running'))
              ORDER BY until, job_id",
         )
@@ -221,8 +223,8 @@ impl Catalog {
 /// Fails unless a job keeps something that nobody is at.
 async fn check_free(conn: &mut Conn, job: &Job) -> Result<(), CatalogError> {
     let refused = |what: String| Err(CatalogError::conflict(format!("job {} {what}", job.id)));
-    let well = matches!(job.state(), StateName::Succeeded | StateName::Warnings);
-    let Some(parked) = job.parked.as_ref().filter(|_| well) else {
+    let ended = job.state().is_final();
+    let Some(parked) = job.parked.as_ref().filter(|_| ended) else {
         return refused(match (job.kind, job.state().is_final()) {
             (JobKind::Backup | JobKind::VerifyPoint, _) => "is no restore".to_owned(),
             (JobKind::Restore | JobKind::RestoreUndo | JobKind::RestoreFinish, false) => {

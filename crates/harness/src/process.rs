@@ -140,6 +140,16 @@ impl Drop for Process {
     }
 }
 
+/// Returns whether a process still runs: one that has ended and was not waited for does not.
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
 /// Returns the content of a log.
 pub(crate) fn read(log: &Path) -> String {
     File::open(log)

@@ -239,6 +239,13 @@ impl World {
         self.start_agent_with(host, &["--max-rate", rate]);
     }
 
+    /// Returns whether the agent of a host still runs.
+    #[must_use]
+    pub fn agent_runs(&self, host: usize) -> bool {
+        let pid = self.agents[host].1.as_ref().map(Process::id);
+        pid.is_some_and(crate::process::lives)
+    }
+
     /// Kills the agent of a host as `kill -9` does.
     pub fn kill_agent(&mut self, host: usize) {
         if let Some(agent) = self.agents[host].1.take() {

@@ -3,6 +3,7 @@
 use harness::{World, find_step};
 use serde_json::{Value, json};
 
+use crate::shadows::{add_vm_at, grow_tree};
 use crate::support::{EXE, MIB, add_vm, guest_write, job_id, points, text};
 
 /// What a person sees of a VM, with what its guest sees of its disks.
@@ -100,4 +101,211 @@ fn a_vm_that_still_exists_makes_room_and_can_come_back() {
         .cli
         .run(&["restore", "undo", missing, "--json"])
         .expect(4);
+}
+
+/// An installation with a running VM of one small disk and a recovery point; its disk has been written to since.
+fn world_with_changed_vm() -> World {
+    let world = World::with_host(EXE);
+    add_vm(&world, 0, "web01", &[8]);
+    world.back_up("web01", &[]);
+    guest_write(&world, "web01", 0, MIB, MIB, 9);
+    world
+}
+
+/// Nothing of ours is left but what carries a VM's data.
+#[track_caller]
+fn assert_untouched(world: &World, before: &Value, what: &str) {
+    assert_eq!(&seen(world, "web01"), before, "{what}");
+    assert_eq!(parked_files(world), Vec::<String>::new(), "{what}");
+    let vms = world.hosts[0].ctl(&["vm", "list"]);
+    assert_eq!(vms.as_array().unwrap().len(), 1, "{what}: {vms}");
+}
+
+#[test]
+fn a_swap_that_fails_at_any_method_of_the_host_leaves_the_old_vm_whole_and_running() {
+    let world = world_with_changed_vm();
+    let before = seen(&world, "web01");
+    let id = text(&before["id"]).to_owned();
+    // Trials come first and have ids of their own; with the VM's id it is the swap itself.
+    for (method, of_vm) in [
+        ("ImportSystemDefinition", false),
+        ("ModifySystemSettings", false),
+        ("ValidatePlannedSystem", false),
+        ("DestroySystem", false),
+        ("ExportSystemDefinition", true),
+        ("DestroySystem", true),
+        ("ImportSystemDefinition", true),
+        ("ModifySystemSettings", true),
+        ("ValidatePlannedSystem", true),
+        ("RealizePlannedSystem", true),
+    ] {
+        let mut rule = vec!["fault", "add", "return-code=32773", "--on", method];
+        rule.extend(["--times", "1"]);
+        if of_vm {
+            rule.extend(["--vm", &id]);
+        }
+        world.hosts[0].ctl(&rule);
+        let done = world.run_and_wait(&["restore", "start", "web01"], &[]);
+        done.expect(1);
+        let rules = world.hosts[0].ctl(&["fault", "list"]);
+        assert!(
+            rules.to_string().contains("\"hits\":1"),
+            "{method}: {rules}"
+        );
+        world.hosts[0].ctl(&["fault", "clear"]);
+        assert_untouched(&world, &before, &format!("{method} of the VM: {of_vm}"));
+    }
+    // What failed so often goes well in the end.
+    world.restore("web01", &[]);
+}
+
+/// Kills the agent at boundaries of a job, cancels the job, starts the agent anew: all is as it was before the job.
+/// Returns the boundary at which the job had come to its end.
+fn crash_campaign(
+    world: &mut World,
+    boundaries: impl Iterator<Item = u64>,
+    words: &[&str],
+    before: &Value,
+) -> u64 {
+    let files = parked_files(world);
+    for boundary in boundaries {
+        world.kill_agent(0);
+        let at = boundary.to_string();
+        world.start_agent_with(0, &["--crash-at", &at]);
+        world.wait_for_host("HV01", "ready");
+        let id = job_id(&world.cli.json(words));
+        let states = ["succeeded", "warnings", "failed"];
+        let ended = world.wait_for("the agent or the job to end", || {
+            let shown = world.cli.json(&["job", "show", &id]);
+            if states.contains(&text(&shown["state"])) {
+                return Some(true);
+            }
+            (!world.agent_runs(0)).then_some(false)
+        });
+        if ended {
+            return boundary;
+        }
+        world.cli.run(&["job", "cancel", &id, "--json"]);
+        world.kill_agent(0);
+        world.start_agent(0);
+        world.wait_for_job(&id, &["cancelled", "failed", "succeeded", "warnings"]);
+        world.wait_for_host("HV01", "ready");
+        if &seen(world, "web01") != before {
+            // The work was done, only the server had not heard of it: then it hears what is kept.
+            world.wait_for("what is kept to be known", || {
+                let shown = world.cli.json(&["job", "show", &id]);
+                (shown["parked"]["state"] == "parked").then_some(())
+            });
+            return boundary;
+        }
+        let what = format!("killed at boundary {boundary} of {words:?}");
+        assert_eq!(parked_files(world), files, "{what}");
+    }
+    panic!("{words:?} has no end");
+}
+
+/// Boundaries to be killed at: some of them here, all of them where `REPRISE_EVERY_BOUNDARY` is set.
+fn boundaries(from: usize) -> impl Iterator<Item = u64> {
+    let step = match std::env::var_os("REPRISE_EVERY_BOUNDARY") {
+        Some(_) => 1,
+        None => 5,
+    };
+    (1..400)
+        .skip(if step == 1 { 0 } else { from })
+        .step_by(step)
+}
+
+#[test]
+fn the_agent_killed_between_the_steps_of_a_swap_leaves_the_old_vm_whole() {
+    let mut world = world_with_changed_vm();
+    let before = seen(&world, "web01");
+    let words = ["restore", "start", "web01"];
+    let last = crash_campaign(&mut world, boundaries(13), &words, &before);
+    assert!(last > 40, "{last}");
+    assert_eq!(seen(&world, "web01")["state"], "off");
+}
+
+#[test]
+fn the_agent_killed_between_the_steps_of_an_undo_leaves_the_restored_vm_whole() {
+    let mut world = world_with_changed_vm();
+    let before = seen(&world, "web01");
+    let restored = job_id(&world.restore("web01", &[]));
+    let now = seen(&world, "web01");
+    let words = ["restore", "undo", &restored];
+    let last = crash_campaign(&mut world, boundaries(9), &words, &now);
+    assert!(last > 20, "{last}");
+    assert_eq!(seen(&world, "web01"), before);
+}
+
+#[test]
+fn checkpoints_and_excluded_disks_survive_a_swap_and_its_undo() {
+    let world = World::with_host(EXE);
+    let paths = [r"C:\VMs\tree\os.vhdx", r"D:\data\scratch.vhdx"];
+    add_vm_at(&world, "tree", "2", &paths, &[]);
+    world.cli.json(&["policy", "create", "p"]);
+    world.cli.json(&["vm", "protect", "tree", "--policy", "p"]);
+    world
+        .cli
+        .json(&["vm", "exclude", "tree", "--disk", paths[1]]);
+    let at_backup = world.hosts[0].guest_hash("tree", 0);
+    for method in ["rct", "vss"] {
+        world.back_up("tree", &["--method", method]);
+        let checkpoints = |world: &World| world.hosts[0].ctl(&["checkpoint", "list", "tree"]);
+        world.hosts[0].ctl(&["checkpoint", "create", "tree", method]);
+        guest_write(&world, "tree", 0, MIB, MIB, 21);
+        guest_write(&world, "tree", 1, 2 * MIB, MIB, 22);
+        let (before, tree) = (seen(&world, "tree"), checkpoints(&world));
+
+        let restored = world.restore("tree", &[]);
+        let after = seen(&world, "tree");
+        assert_eq!(after["content"][0], json!(at_backup), "{method}");
+        assert_eq!(
+            after["content"][1], before["content"][1],
+            "the disk that was left out: {method}"
+        );
+        assert_eq!(
+            after["disks"][1], before["disks"][1],
+            "it stays where it is: {method}"
+        );
+        assert_eq!(checkpoints(&world), json!([]));
+        // What the restored VM writes to it is there after an undo, too.
+        guest_write(&world, "tree", 1, 3 * MIB, MIB, 23);
+        let newer = world.hosts[0].guest_hash("tree", 1);
+        end(&world, "undo", &job_id(&restored));
+        let undone = seen(&world, "tree");
+        assert_eq!(
+            undone["content"],
+            json!([before["content"][0], newer]),
+            "{method}"
+        );
+        assert_eq!(checkpoints(&world), tree, "{method}");
+        assert_eq!(undone["state"], before["state"], "{method}");
+        // Make the VM what it was for the other method.
+        let undo = world
+            .cli
+            .json(&["job", "list", "--kind", "restore-undo", "--limit", "1"]);
+        let again = end(&world, "undo", text(&undo[0]["id"]));
+        assert_eq!(world.hosts[0].guest_hash("tree", 0), at_backup, "{method}");
+        end(&world, "finish", &job_id(&again));
+        assert_eq!(parked_files(&world), Vec::<String>::new(), "{method}");
+    }
+}
+
+#[test]
+fn a_tree_comes_back_over_a_vm_with_another_one() {
+    let world = World::with_host(EXE);
+    add_vm_at(&world, "tree", "2", &[r"C:\VMs\tree\os.vhdx"], &[]);
+    grow_tree(&world, "tree");
+    let checkpoints = |world: &World| world.hosts[0].ctl(&["checkpoint", "list", "tree"]);
+    let (held, tree) = (world.hosts[0].guest_hash("tree", 0), checkpoints(&world));
+    world.back_up("tree", &["--method", "vss"]);
+    world.hosts[0].ctl(&["checkpoint", "create", "tree", "later"]);
+    guest_write(&world, "tree", 0, MIB, MIB, 31);
+    let (before, later) = (seen(&world, "tree"), checkpoints(&world));
+    let restored = world.restore("tree", &[]);
+    assert_eq!(world.hosts[0].guest_hash("tree", 0), held);
+    assert_eq!(checkpoints(&world), tree);
+    end(&world, "undo", &job_id(&restored));
+    assert_eq!(seen(&world, "tree"), before);
+    assert_eq!(checkpoints(&world), later);
 }

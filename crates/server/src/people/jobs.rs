@@ -309,7 +309,7 @@ pub(super) fn describe(job: &catalog::Job) -> Job {
         parked: job
             .parked
             .as_ref()
-            .filter(|_| matches!(job.state(), StateName::Succeeded | StateName::Warnings))
+            .filter(|_| job.state().is_final())
             .map(parked),
         change: job.change,
     }
