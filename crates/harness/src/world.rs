@@ -127,7 +127,7 @@ impl World {
         let _ = std::fs::remove_file(&port_file);
         let free = || "127.0.0.1:0".to_owned();
         let (people, agents) = self.addresses.clone().unwrap_or_else(|| (free(), free()));
-        let words = [
+        let mut words = vec![
             "server",
             "run",
             "--data",
@@ -139,6 +139,10 @@ impl World {
             "--port-file",
             text(&port_file),
         ];
+        let config = self.path("server.toml");
+        if config.exists() {
+            words.extend(["--config", text(&config)]);
+        }
         let mut server = Process::start(&self.cli, "server", self.folder.path(), &words);
         let ports: Value =
             serde_json::from_str(&server.wait_for_file(&port_file)).expect("the port file is JSON");
@@ -153,6 +157,13 @@ impl World {
         self.cli
             .set("REPRISE_SERVER", format!("https://localhost:{port}"));
         self.server = Some(server);
+    }
+
+    /// Starts the server anew with a configuration file.
+    pub fn configure(&mut self, config: &str) {
+        self.kill_server();
+        std::fs::write(self.path("server.toml"), config).expect("write the configuration");
+        self.start_server();
     }
 
     /// Kills the server as `kill -9` does.
