@@ -164,7 +164,14 @@ impl PutBack<'_> {
             let mut files = whole.stay.iter().flat_map(|disk| &disk.files);
             files.any(|file| host_path::same(file, path))
         };
-        trial.kept(&whole.definition, &record.files, stays).await
+        trial
+            .kept(
+                &whole.definition,
+                &record.files,
+                stays,
+                whole.stay.is_empty(),
+            )
+            .await
     }
 
     async fn standing(&self, vm: VmId) -> Result<Option<StandingVm>, JobError> {

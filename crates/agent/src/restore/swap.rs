@@ -325,7 +325,7 @@ impl Room<'_> {
             let files = self.over.stay.iter().flat_map(|disk| &disk.files);
             files.into_iter().any(|file| host_path::same(file, path))
         };
-        let tried = trial.kept(&swap.definition, &swap.files, stays).await;
+        let tried = trial.kept(&swap.definition, &swap.files, stays, true).await;
         match tried {
             Err(error) if !self.over.problems.is_empty() => {
                 self.context.warning(format!(

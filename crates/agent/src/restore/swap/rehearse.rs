@@ -67,15 +67,19 @@ impl Trial<'_> {
         }
     }
 
-    /// Tries a kept definition with the kept files where they are now. Disks that stay belong to a VM: they are left out.
+    /// Tries a kept definition with the kept files where they are now. Disks that stay belong to a VM: they are left out,
+    /// and so are checkpoints that hold one (`with_checkpoints`).
     pub(in crate::restore) async fn kept(
         &self,
         definition: &Definition,
         files: &[MovedAside],
         stays: impl Fn(&str) -> bool,
+        with_checkpoints: bool,
     ) -> Result<(), JobError> {
         let planned = self.begin(&definition.file).await?;
-        let prepared = self.prepare_kept(planned, definition, files, stays).await;
+        let mut tried = definition.clone();
+        tried.checkpoints = tried.checkpoints.filter(|_| with_checkpoints);
+        let prepared = self.prepare_kept(planned, &tried, files, stays).await;
         self.end(
             planned,
             prepared,
