@@ -3,7 +3,8 @@
 use model::{DiskId, RecoveryPoint, RestoreScope, RestoreTarget, RestoreWish, host_path};
 
 use super::{
-    DiskPlan, DiskUse, Findings, HostFacts, OverVm, Refusal, TreeFilePlan, bytes, names, space,
+    DiskPlan, DiskUse, Findings, HostFacts, OverVm, Refusal, Replacement, TreeFilePlan, bytes,
+    names, space,
 };
 
 /// Refuses disks the point does not have.
@@ -69,8 +70,11 @@ pub(super) fn check_paths(
         .collect();
     // What the old disk leaves behind is free.
     let left = |path: &str| {
-        let mut parked = replaced.iter().flat_map(|replaced| &replaced.park);
-        parked.any(|parked| host_path::same(parked, path))
+        let of = |replaced: &&Replacement| {
+            let mut names = replaced.park.iter().chain([&replaced.was]);
+            names.any(|name| host_path::same(name, path))
+        };
+        replaced.iter().any(of)
     };
     let named = replaced.iter().map(|replaced| &replaced.path);
     let named = named.filter(|path| !left(path));

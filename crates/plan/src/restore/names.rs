@@ -44,9 +44,9 @@ pub(super) fn vm_name(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFac
     }
 }
 
-/// Returns `yyyymmdd-hhmm` of the moment that default names are made from, in UTC.
-pub(super) fn minute_of(wish: &RestoreWish, facts: &HostFacts) -> String {
-    minute(moment(wish, facts))
+/// Returns `yyyymmdd-hhmmss` of the moment that default names are made from, in UTC.
+pub(super) fn second_of(wish: &RestoreWish, facts: &HostFacts) -> String {
+    digits(moment(wish, facts), 14)
 }
 
 /// Returns the moment that default names are made from: a plan that is carried out later keeps its names.
@@ -56,11 +56,16 @@ fn moment(wish: &RestoreWish, facts: &HostFacts) -> Timestamp {
 
 /// Returns `yyyymmdd-hhmm` of a moment, in UTC.
 fn minute(now: Timestamp) -> String {
+    digits(now, 12)
+}
+
+/// Returns so many digits of a moment, its day apart from its time.
+fn digits(now: Timestamp, count: usize) -> String {
     let digits: String = now
         .to_string()
         .chars()
         .filter(char::is_ascii_digit)
-        .take(12)
+        .take(count)
         .collect();
     let (day, time) = digits.split_at(digits.len().min(8));
     format!("{day}-{time}")

@@ -185,7 +185,7 @@ pub(super) fn place(
     let Some(vm) = target(wish, facts) else {
         return Ok(None);
     };
-    let suffix = format!("-restored-{}", names::minute_of(wish, facts));
+    let suffix = format!("-restored-{}", names::second_of(wish, facts));
     let folder = if replaces(wish) {
         let replaced = replacement(point, vm, disk)?;
         host_path::parent(&replaced.path).map(str::to_owned)
