@@ -136,14 +136,23 @@ impl Home {
 
     /// Returns the names of the journals, as [`read`](Self::read) takes them.
     pub(crate) fn journals(&self) -> anyhow::Result<Vec<String>> {
-        let dir = self.dir.join("jobs");
+        self.names("jobs")
+    }
+
+    /// Returns the names of the records of what is kept, as [`read`](Self::read) takes them.
+    pub(crate) fn records(&self) -> anyhow::Result<Vec<String>> {
+        self.names("parked")
+    }
+
+    fn names(&self, folder: &str) -> anyhow::Result<Vec<String>> {
+        let dir = self.dir.join(folder);
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
             let name = entry
                 .with_context(|| format!("list {}", dir.display()))?
                 .file_name();
             if let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) {
-                names.push(format!("jobs/{name}"));
+                names.push(format!("{folder}/{name}"));
             }
         }
         names.sort();

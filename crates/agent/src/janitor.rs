@@ -100,7 +100,7 @@ async fn settle_journal(
 
 /// Tells the server of a restore that had succeeded before the agent was killed.
 async fn tell_success(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     server: &Agent,
     journal: &Journal,
     entries: &Entries,
@@ -112,8 +112,14 @@ async fn tell_success(
         figures: Default::default(),
         parked: shared.kept_by(entries.job)?,
     };
+    let undo = |deed: &Deed| matches!(deed, Deed::Return { .. });
     match server.finish(entries.job, &finish).await {
-        Ok(()) => journal.remove(),
+        Ok(()) => {
+            if entries.deeds.iter().any(undo) {
+                restore::clear_spent(shared).await?;
+            }
+            journal.remove()
+        }
         Err(error) if error.kind() == Kind::NotFound => journal.remove(),
         // Handed out anew: the next run finds this journal and ends at once.
         Err(error) if error.kind() == Kind::Fenced => {

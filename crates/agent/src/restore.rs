@@ -37,7 +37,7 @@ use crate::worker::Shared;
 
 pub(crate) use on_vm::{ReplacedDisk, start_stopped};
 pub(crate) use preview::answer;
-pub(crate) use put_back::put_back_kept;
+pub(crate) use put_back::{clear_spent, put_back_kept};
 pub(crate) use release::release_kept;
 pub(crate) use swap::{Definition, MovedAside, Swap};
 pub(crate) use undo::undo_all;

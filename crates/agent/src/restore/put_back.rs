@@ -258,6 +258,33 @@ impl PutBack<'_> {
     }
 }
 
+/// Removes what is left of records whose files are all back where they were: an undo came to its end, and was killed
+/// before it had tidied up.
+pub(crate) async fn clear_spent(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let shared = Arc::clone(shared);
+    let clearing = tokio::task::spawn_blocking(move || {
+        for name in shared.home.records()? {
+            let Some(record) = shared.home.read::<Record>(&name)? else {
+                continue;
+            };
+            let there = |path: &str| shared.files.stat(path).map(|found| found.is_some());
+            let mut back = !record.files.is_empty();
+            for file in &record.files {
+                // A share that is away shows nothing at either place.
+                back = back && !there(&file.to)? && there(&file.from)?;
+            }
+            if back {
+                for note in clear_folders(&shared.files, &record) {
+                    tracing::warn!("{note}");
+                }
+                shared.home.remove(&name)?;
+            }
+        }
+        Ok(())
+    });
+    clearing.await?
+}
+
 /// Removes the folders of a record, once its files are gone. Returns what could not be removed.
 pub(super) fn clear_folders(files: &hyperv::HostFiles, record: &Record) -> Vec<String> {
     let mut notes = Vec::new();
