@@ -158,6 +158,13 @@ pub(crate) enum Deed {
         /// To here.
         to: String,
     },
+    /// What a VM shall do once the job has succeeded.
+    Power {
+        /// The VM.
+        vm: VmId,
+        /// Its power.
+        power: PowerState,
+    },
     /// What is kept beside is written down in the agent's data folder.
     Record {
         /// Name of the file.
@@ -236,7 +243,7 @@ impl Journal {
         let mut entries = self.lock();
         let before = entries.deeds.len();
         let deeds = &mut entries.deeds;
-        deeds.retain(|deed| !matches!(deed, Deed::StopVm { .. }));
+        deeds.retain(|deed| !matches!(deed, Deed::StopVm { .. } | Deed::Power { .. }));
         match entries.deeds.len() == before {
             true => Ok(()),
             false => self.save(&entries),

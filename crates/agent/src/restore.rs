@@ -32,7 +32,7 @@ use model::{HumanBytes, JobId, VmId, host_path};
 use plan::restore::{RestoreKind, RestorePlan};
 
 use crate::job::{JobContext, JobError};
-use crate::journal::Journal;
+use crate::journal::{Deed, Journal};
 use crate::worker::Shared;
 
 pub(crate) use on_vm::{ReplacedDisk, start_stopped};
@@ -105,10 +105,15 @@ impl Restore<'_> {
             RestoreKind::Vm(_) | RestoreKind::Disks => {
                 if let Some(record) = &written.kept {
                     self.shared.keep(self.journal, record)?;
+                    if let Some(vm) = vm.filter(|_| plan.kind.vm().is_some_and(|vm| vm.start)) {
+                        let power = model::PowerState::Running;
+                        self.journal.will(Deed::Power { vm, power })?;
+                    }
                     // Nothing its guest writes is ever taken back.
                     self.journal.succeeded(crate::clock::now())?;
                 }
                 self.start(&plan, vm).await;
+                self.journal.settled_power()?;
             }
         }
         Ok(())

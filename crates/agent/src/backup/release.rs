@@ -75,6 +75,7 @@ async fn resume(shared: &Shared, entries: &Entries) -> Result<(), JobError> {
             | Deed::OwnFolder { .. }
             | Deed::Swap(_)
             | Deed::Return { .. }
+            | Deed::Power { .. }
             | Deed::Record { .. } => {}
         }
     }
@@ -124,6 +125,7 @@ fn taken(entries: &Entries) -> impl Iterator<Item = &str> {
         | Deed::OwnFolder { .. }
         | Deed::Swap(_)
         | Deed::Return { .. }
+        | Deed::Power { .. }
         | Deed::Record { .. } => None,
     })
 }
@@ -165,6 +167,7 @@ fn unanswered(entries: &Entries) -> Vec<(&str, &str, &[String], Timestamp)> {
             | Deed::OwnFolder { .. }
             | Deed::Swap(_)
             | Deed::Return { .. }
+            | Deed::Power { .. }
             | Deed::Record { .. } => {}
         }
     }

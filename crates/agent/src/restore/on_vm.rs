@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::disks::{Written, make_folders};
+use super::swap::power_as_before;
 use super::{Restore, parked_folder, target_vm};
 use crate::errors::{files_error, host_error, task_error};
 use crate::job::JobError;
@@ -468,17 +469,27 @@ fn stopped_vm(entries: &Entries) -> Option<VmId> {
         | Deed::OwnFolder { .. }
         | Deed::Swap(_)
         | Deed::Return { .. }
+        | Deed::Power { .. }
         | Deed::Record { .. } => None,
     })
 }
 
-/// Starts the VM that a restore had stopped which has succeeded, where the agent was killed before it did.
-pub(crate) async fn start_stopped(shared: &Shared, journal: &Journal) {
-    let Some(vm) = stopped_vm(&journal.entries()) else {
+/// Gives the VM of a restore that has succeeded its power, where the agent was killed before it did.
+pub(crate) async fn start_stopped(shared: &Arc<Shared>, journal: &Journal) {
+    let entries = journal.entries();
+    let wanted = entries.deeds.iter().find_map(|deed| {
+        if let Deed::Power { vm, power } = deed {
+            Some((*vm, *power))
+        } else {
+            None
+        }
+    });
+    let stopped = stopped_vm(&entries).map(|vm| (vm, PowerState::Running));
+    let Some((vm, power)) = wanted.or(stopped) else {
         return;
     };
     // It has its disks; that it does not start is for people to look at.
-    if let Err(error) = shared.host.start(vm).await {
+    if let Err(error) = power_as_before(shared, vm, power).await {
         warn!("VM {vm}, which a restore had stopped, cannot be started: {error}");
     }
     if let Err(error) = journal.settled_power() {

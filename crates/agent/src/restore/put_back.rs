@@ -66,11 +66,13 @@ impl PutBack<'_> {
         if let Some(kept) = &done.kept {
             self.shared.keep(self.journal, kept)?;
         }
+        let (vm, power) = (done.record.vm, done.whole.power);
+        self.journal.will(Deed::Power { vm, power })?;
         self.journal.succeeded(crate::clock::now())?;
-        let vm = done.record.vm;
-        if let Err(error) = power_as_before(self.shared, vm, done.whole.power).await {
+        if let Err(error) = power_as_before(self.shared, vm, power).await {
             context.warning(format!("the VM could not be started: {error}"));
         }
+        self.journal.settled_power()?;
         self.clear(&done).await
     }
 

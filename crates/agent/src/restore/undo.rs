@@ -70,6 +70,7 @@ async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobEr
         | Deed::Held { .. }
         | Deed::Resumed
         | Deed::Publishing
+        | Deed::Power { .. }
         | Deed::Converting(_) => Ok(()),
     }
 }
@@ -109,6 +110,7 @@ fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
         | Deed::Rehearse { .. }
         | Deed::Stop { .. }
         | Deed::Swap(_)
+        | Deed::Power { .. }
         | Deed::Record { .. }
         | Deed::StopVm { .. }
         | Deed::AttachDisk { .. }

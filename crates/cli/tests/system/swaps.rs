@@ -239,6 +239,10 @@ fn the_agent_killed_between_the_steps_of_an_undo_leaves_the_restored_vm_whole() 
     let words = ["restore", "undo", &restored];
     let last = crash_campaign(&mut world, boundaries(9), &words, &now);
     assert!(last > 20, "{last}");
+    // Its power comes last: an agent that was killed before sees to it when it is back.
+    world.wait_for("the VM to be as it was", || {
+        (world.hosts[0].vm("web01")?["state"] == before["state"]).then_some(())
+    });
     assert_eq!(seen(&world, "web01"), before);
 }
 
