@@ -9,6 +9,7 @@
 
 mod chain;
 mod map;
+mod past_cache;
 mod platform;
 mod shadow;
 
@@ -23,6 +24,7 @@ use vhdx::{ReadAt, WriteAt};
 
 pub use chain::{ChainError, HostPathResolver};
 pub use map::{MapError, PathMap};
+pub use past_cache::{CacheBypass, UncachedFile};
 pub use shadow::ShadowView;
 
 /// What a caller can do about a [`FileError`].

@@ -20,8 +20,8 @@ pub use cim::{
 };
 pub use error::{Error, ErrorKind};
 pub use files::{
-    ChainError, Entry, FileError, FileErrorKind, HostFile, HostFiles, HostPathResolver, MapError,
-    PathMap, ShadowView,
+    CacheBypass, ChainError, Entry, FileError, FileErrorKind, HostFile, HostFiles,
+    HostPathResolver, MapError, PathMap, ShadowView, UncachedFile,
 };
 pub use host::unsupported;
 pub use host::{

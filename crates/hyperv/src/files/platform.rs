@@ -11,6 +11,8 @@ mod unix {
     use std::io;
     use std::path::Path;
 
+    use crate::files::CacheBypass;
+
     /// Names that differ in case are different files.
     pub(crate) const CASE_MATTERS: bool = true;
 
@@ -20,6 +22,39 @@ mod unix {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         locked(file.try_lock_shared()).map(|()| file)
+    }
+
+    /// Writes a file out and opens it past the page cache, as far as the file system can.
+    pub(crate) fn open_past_cache(path: &Path) -> io::Result<(File, CacheBypass)> {
+        let (file, bypass) = open_dropped(path)?;
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            let direct = rustix::fs::OFlags::DIRECT.bits();
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(direct.cast_signed());
+            // Where the file system does not know the flag, the file that is open already is read.
+            if let Ok(direct) = options.open(path) {
+                return locked(direct.try_lock_shared())
+                    .map(|()| (direct, CacheBypass::Unbuffered));
+            }
+        }
+        Ok((file, bypass))
+    }
+
+    /// Writes a file out, opens it, and has the system forget its pages.
+    pub(crate) fn open_dropped(path: &Path) -> io::Result<(File, CacheBypass)> {
+        let file = open_read(path)?;
+        file.sync_all()?;
+        #[cfg(target_os = "linux")]
+        if rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).is_ok() {
+            return Ok((file, CacheBypass::Dropped));
+        }
+        Ok((file, CacheBypass::None))
+    }
+
+    pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(file, buf, offset)
     }
 
     pub(crate) fn open_write(path: &Path) -> io::Result<File> {
@@ -93,8 +128,12 @@ mod windows {
     use std::os::windows::fs::OpenOptionsExt as _;
     use std::path::Path;
 
+    use crate::files::CacheBypass;
+
     /// The file system finds names without case.
     pub(crate) const CASE_MATTERS: bool = false;
+
+    const FILE_FLAG_NO_BUFFERING: u32 = 0x2000_0000;
 
     const FILE_SHARE_READ: u32 = 1;
     const FILE_SHARE_WRITE: u32 = 2;
@@ -108,6 +147,32 @@ mod windows {
             .read(true)
             .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
             .open(path)
+    }
+
+    /// Writes a file out and opens it past the system's cache.
+    pub(crate) fn open_past_cache(path: &Path) -> io::Result<(File, CacheBypass)> {
+        write_out(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .share_mode(FILE_SHARE_READ)
+            .custom_flags(FILE_FLAG_NO_BUFFERING)
+            .open(path)?;
+        Ok((file, CacheBypass::Unbuffered))
+    }
+
+    /// Writes a file out and opens it; Windows drops no pages on request.
+    pub(crate) fn open_dropped(path: &Path) -> io::Result<(File, CacheBypass)> {
+        write_out(path)?;
+        Ok((open_read(path)?, CacheBypass::None))
+    }
+
+    /// Only a handle that may write can flush.
+    fn write_out(path: &Path) -> io::Result<()> {
+        open_write(path)?.sync_all()
+    }
+
+    pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::windows::fs::FileExt::seek_read(file, buf, offset)
     }
 
     pub(crate) fn open_write(path: &Path) -> io::Result<File> {
