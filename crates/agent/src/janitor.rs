@@ -111,6 +111,7 @@ async fn tell_success(
         outcome: Outcome::Succeeded,
         figures: Default::default(),
         parked: shared.kept_by(entries.job)?,
+        evidence: entries.evidence.told(),
     };
     let undo = |deed: &Deed| matches!(deed, Deed::Return { .. });
     match server.finish(entries.job, &finish).await {

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use api::receipt::Evidence;
 use model::{Fence, JobId, PowerState, Slot, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,9 @@ pub(crate) struct Entries {
     pub(crate) deeds: Vec<Deed>,
     /// When the work succeeded, once it has; then nothing is undone any more.
     pub(crate) succeeded: Option<Timestamp>,
+    /// What was found on the host when it was read back: what the server's receipt is made from.
+    #[serde(default)]
+    pub(crate) evidence: Evidence,
 }
 
 impl Entries {
@@ -189,6 +193,7 @@ impl Journal {
             vm,
             deeds: Vec::new(),
             succeeded: None,
+            evidence: Evidence::default(),
         };
         Self {
             home,
@@ -248,6 +253,13 @@ impl Journal {
             true => Ok(()),
             false => self.save(&entries),
         }
+    }
+
+    /// Writes down what was found on the host.
+    pub(crate) fn found(&self, note: impl FnOnce(&mut Evidence)) -> Result<(), JobError> {
+        let mut entries = self.lock();
+        note(&mut entries.evidence);
+        self.save(&entries)
     }
 
     /// Whether nothing is left to undo.

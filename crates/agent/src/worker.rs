@@ -339,6 +339,7 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
             outcome,
             figures: context.figures(|_| ()),
             parked: kept,
+            evidence: journal.entries().evidence.told(),
         };
         match context.server.finish(context.job, &finish).await {
             Ok(()) => {}

@@ -32,6 +32,7 @@ use model::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::receipt::Evidence;
 use crate::v1::{AgreedPlan, PlannedRestore};
 
 /// An agent asks to be enrolled.
@@ -397,6 +398,9 @@ pub struct Finish {
     /// What the job keeps beside on the host, where it succeeded and does.
     #[serde(default)]
     pub parked: Option<Parked>,
+    /// What was found on the host after a restore: the server writes its receipt from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Box<Evidence>>,
 }
 
 /// What a restore keeps beside on the host, until it is finished or undone.

@@ -3,11 +3,12 @@
 //! [`v1`] is for people and scripts (`/api/v1`, port 8443, bearer token); its types make the OpenAPI document and are
 //! only ever extended. [`agent_v1`] is between agents and the server (`/agent/v1`, port 8444, mutual TLS);
 //! its bodies for packs and chunks are binary and streamed, framed by [`frames`].
-//! Errors of both are RFC 9457 problems, see [`Problem`].
+//! Errors of both are RFC 9457 problems, see [`Problem`]. [`receipt`] is a file format: what proves a restore.
 
 pub mod agent_v1;
 pub mod frames;
 mod problem;
+pub mod receipt;
 mod token;
 pub mod v1;
 

@@ -343,6 +343,7 @@ impl FakeAgent {
             outcome,
             figures: v1::Figures::default(),
             parked: None,
+            evidence: None,
         };
         self.client.finish(assignment.job, &finish).await
     }
