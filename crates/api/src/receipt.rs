@@ -162,7 +162,10 @@ impl ReceiptKey {
             algorithm: ALGORITHM.to_owned(),
             public: STANDARD.encode(public),
             fingerprint,
-            certificates: certificates.iter().map(|der| STANDARD.encode(der)).collect(),
+            certificates: certificates
+                .iter()
+                .map(|der| STANDARD.encode(der))
+                .collect(),
         }
     }
 }
@@ -422,7 +425,10 @@ mod tests {
         refused(&|file| file.format = "x".into(), "\"x\"");
         refused(&|file| file.key.algorithm = "rsa".into(), "\"rsa\"");
         refused(&|file| file.payload = "?".into(), "payload");
-        refused(&|file| file.key.certificates = vec!["?".into()], "certificates");
+        refused(
+            &|file| file.key.certificates = vec!["?".into()],
+            "certificates",
+        );
         assert!(ReceiptFile::parse(b"[]").is_err());
         assert!(Receipt::parse(b"{}").is_err());
     }

@@ -23,6 +23,7 @@
 //! | `GET /api/v1/jobs?state=&vm=&kind=&limit=&cursor=`, `/jobs/{job}` | viewer | → `Page<`[`Job`]`>`, [`Job`] |
 //! | `GET /api/v1/jobs/{job}/wait?change=N&secs=S` | viewer | → [`Job`] once it differs from change N, or after S ≤ 30 seconds |
 //! | `GET /api/v1/jobs/{job}/log` | viewer | → `Page<`[`LogLine`]`>` |
+//! | `GET /api/v1/jobs/{job}/receipt` | viewer | → [`ReceiptFile`](crate::receipt::ReceiptFile) of a restore that ended well |
 //! | `POST /api/v1/jobs/{job}/cancel` | operator (backups), administrator (restores) | → [`Job`] |
 //! | `GET/POST /api/v1/users`, `DELETE /users/{user}` | administrator | [`UserSpec`] → [`User`] |
 //! | `GET/POST /api/v1/tokens`, `DELETE /tokens/{token}` | administrator | [`TokenSpec`] → [`NewToken`] |

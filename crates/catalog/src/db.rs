@@ -20,9 +20,14 @@ pub(crate) type Row = sqlx::sqlite::SqliteRow;
 pub(crate) type Builder = sqlx::QueryBuilder<Engine>;
 
 /// The steps of the schema: version, name, statements. A step that was released never changes.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../migrations/0001_first.sql")),
     (2, "parked", include_str!("../migrations/0002_parked.sql")),
+    (
+        3,
+        "receipts",
+        include_str!("../migrations/0003_receipts.sql"),
+    ),
 ];
 
 /// How long a statement waits for another process that holds the file.

@@ -23,6 +23,7 @@ mod init;
 mod master_key;
 mod options;
 mod people;
+mod receipts;
 mod request;
 mod reserve;
 mod restore;

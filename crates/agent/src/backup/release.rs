@@ -233,6 +233,7 @@ mod tests {
             vm: VmId::random(),
             deeds,
             succeeded: None,
+            evidence: Default::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use api::receipt::FileEvidence;
 use hyperv::{HostFile, HostFiles};
 use model::{HumanBytes, RecoveryPoint, host_path};
 use pipeline::{FileTarget, PlainFile, WrittenPieces, image_digest, restore_image, verify_image};
@@ -16,12 +17,16 @@ use super::Restore;
 use super::disks::{Receiver, Written, make_folders};
 use super::join::Joined;
 pub(super) use super::join::damaged;
+use super::verify::read_back_of;
 use crate::errors::{files_error, restore_error, task_error, verify_error, write_error};
 use crate::job::{JobContext, JobError};
+use crate::journal::Journal;
 
 /// A file of a chain, written.
 #[derive(Clone)]
 pub(super) struct WrittenFile {
+    /// Where it was at backup time.
+    source: String,
     /// Where it is.
     path: String,
     /// What must be read back from it.
@@ -108,6 +113,7 @@ impl Receiver {
             figures.bytes_stored += outcome.figures.bytes_written;
         });
         Ok(WrittenFile {
+            source: source.to_owned(),
             path: path.to_owned(),
             pieces: outcome.pieces,
         })
@@ -149,7 +155,8 @@ struct Merger {
 
 impl Merger {
     fn run(&self) -> Result<ChainContent, JobError> {
-        read_back(&self.context, &self.joined.files, &self.chain)?;
+        let found = read_back(&self.context, &self.joined.files, &self.chain)?;
+        note_files(&self.joined.journal, found)?;
         let content = self.content()?;
         self.context.check()?;
         let context = Arc::clone(&self.context);
@@ -184,25 +191,45 @@ impl Merger {
     }
 }
 
-/// Reads back what was written, each file as it came.
+/// Reads back what was written past the page cache, each file as it came.
 pub(super) fn read_back(
     context: &Arc<JobContext>,
     files: &HostFiles,
     written: &[WrittenFile],
-) -> Result<(), JobError> {
+) -> Result<Vec<FileEvidence>, JobError> {
     let total = written.iter().map(|file| file.pieces.image_bytes());
     context.set_progress(0, total.sum());
+    let mut found = Vec::new();
     for file in written {
         let path = &file.path;
-        let open = files.open_read(path).map_err(files_error)?;
+        let open = files.open_past_cache(path).map_err(files_error)?;
+        let read_back = read_back_of(open.bypass());
         let source = PlainFile::new(open).map_err(|error| {
             JobError::transient("file-error", format!("cannot read {path}: {error}"))
         })?;
         let options = JobContext::pipeline_options(context);
         verify_image(&file.pieces, &source, &options).map_err(|error| verify_error(path, error))?;
         context.end_part(file.pieces.image_bytes());
+        found.push(FileEvidence {
+            source_path: file.source.clone(),
+            path: path.clone(),
+            size_bytes: file.pieces.image_bytes(),
+            digest: file.pieces.digest().map(|digest| digest.to_string()),
+            read_back,
+            zeroed: Vec::new(),
+        });
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Writes into the journal what files read back as; a file that is read again says it anew.
+pub(super) fn note_files(journal: &Journal, found: Vec<FileEvidence>) -> Result<(), JobError> {
+    journal.found(|evidence| {
+        evidence
+            .files
+            .retain(|known| !found.iter().any(|file| file.path == known.path));
+        evidence.files.extend(found);
+    })
 }
 
 /// What the merging came to, for people.

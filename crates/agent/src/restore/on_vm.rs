@@ -57,9 +57,9 @@ impl Restore<'_> {
         vm: &OnVmPlan,
         written: &Written,
     ) -> Result<String, JobError> {
-        let bytes = self.read_back(written, false).await?;
+        let (bytes, how) = self.read_back(plan, written, false).await?;
         self.context.note(format!(
-            "{} read back and equal to the recovery point, before VM {:?} is touched",
+            "{} read back and equal to the recovery point ({how}), before VM {:?} is touched",
             HumanBytes(bytes),
             vm.name
         ));

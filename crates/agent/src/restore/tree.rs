@@ -16,10 +16,11 @@ use uuid::Uuid;
 use vhdx::{Chain, DiskFile, Durability, ParentLink, inspect, set_disk_id, set_parent};
 
 use super::Restore;
-use super::chains::{ChainContent, WrittenFile, damaged, read_back};
+use super::chains::{ChainContent, WrittenFile, damaged, note_files, read_back};
 use super::disks::{Receiver, Written, make_folders};
 use crate::errors::{chain as causes, files_error, host_error, task_error, verify_error};
 use crate::job::{JobContext, JobError};
+use crate::journal::Journal;
 
 /// The folder of the checkpoints' configuration files, in the staging folder.
 const SNAPSHOTS: &str = "Snapshots";
@@ -77,6 +78,7 @@ impl Restore<'_> {
         }
         let tree = Tree {
             context: Arc::clone(self.context),
+            journal: Arc::clone(self.journal),
             files: Arc::clone(&self.shared.files),
             volumes: self.shared.host.volumes().await.map_err(host_error)?,
             plan: plan.tree.clone(),
@@ -107,6 +109,7 @@ impl Restore<'_> {
 /// Works on a thread that may block.
 struct Tree {
     context: Arc<JobContext>,
+    journal: Arc<Journal>,
     files: Arc<HostFiles>,
     volumes: Vec<VolumeFacts>,
     plan: Vec<TreeFilePlan>,
@@ -120,7 +123,8 @@ struct Tree {
 
 impl Tree {
     fn settle(&self) -> Result<Vec<(String, ChainContent)>, JobError> {
-        read_back(&self.context, &self.files, &self.written)?;
+        let found = read_back(&self.context, &self.files, &self.written)?;
+        note_files(&self.journal, found)?;
         let mut tips = Vec::new();
         for (place, file) in self.plan.iter().enumerate() {
             let is_leaf = self

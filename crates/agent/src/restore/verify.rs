@@ -1,8 +1,12 @@
-//! The step `verify`: what is on the host is read back and compared, and the VM looked at (S17).
+//! The step `verify`: what is on the host is read back past the page cache and compared, and the VM looked at (S17).
+//!
+//! What was found is written into the journal as evidence, from which the server makes its receipt.
 
 use std::sync::Arc;
 
-use model::{HumanBytes, VmId, host_path};
+use api::receipt::{DiskEvidence, Evidence, PlanDone, ReadBack, SlotEvidence, VmEvidence};
+use hyperv::{CacheBypass, Checkpoint, HostFiles};
+use model::{ControllerKind, HumanBytes, VmConfig, VmId, host_path};
 use pipeline::{Options, WrittenPieces, image_digest, verify_image};
 use plan::restore::{RestoreKind, RestorePlan};
 use vhdx::Disk;
@@ -75,6 +79,10 @@ impl Restore<'_> {
         if let RestoreKind::OnVm(vm) = &plan.kind {
             // Its guest may be writing to them by now: they were read back before it got them.
             self.look_at_disks(plan, vm).await?;
+            let found = self.shared.host.vm(vm.vm).await.map_err(host_error)?;
+            let registered = registered(&found.summary.config, &found.checkpoints);
+            self.journal
+                .found(|evidence| evidence.vm = Some(registered))?;
             let detail = format!(
                 "VM {:?} has the {} disks that were read back",
                 vm.name,
@@ -86,15 +94,17 @@ impl Restore<'_> {
             // They were read back before the VM that was there made room, and have been renamed since.
             Some(_) => "the disks that were read back are in place".to_owned(),
             None => {
-                let bytes = self.read_back(written, false).await?;
+                let (bytes, how) = self.read_back(plan, written, false).await?;
                 format!(
-                    "{} read back and equal to the recovery point",
+                    "{} read back and equal to the recovery point ({how})",
                     HumanBytes(bytes)
                 )
             }
         };
         if let (RestoreKind::Vm(planned), Some(vm)) = (&plan.kind, vm) {
-            self.look_at_vm(plan, vm).await?;
+            let registered = self.look_at_vm(plan, vm).await?;
+            self.journal
+                .found(|evidence| evidence.vm = Some(registered))?;
             detail.push_str(&format!(
                 "; VM {:?} has its {} disks",
                 planned.name,
@@ -104,55 +114,72 @@ impl Restore<'_> {
         Ok(((), detail))
     }
 
-    /// Reads every disk file that was written, opened anew.
-    /// `staged`: new disks do not have their names yet.
-    pub(super) async fn read_back(&self, written: &Written, staged: bool) -> Result<u64, JobError> {
+    /// Reads every disk that was written, opened anew past the page cache, and notes what was found. Returns how much, and
+    /// how sure it is that it came from the volume. `staged`: new disks do not have their names yet.
+    pub(super) async fn read_back(
+        &self,
+        plan: &RestorePlan,
+        written: &Written,
+        staged: bool,
+    ) -> Result<(u64, &'static str), JobError> {
+        let disks = written.disks.iter().filter(|_| written.tree.is_empty());
+        let disks = disks.map(|disk| ToRead {
+            disk: Some(disk.plan.disk.to_string()),
+            source_path: disk.plan.source_path.clone(),
+            path: disk
+                .flat
+                .as_ref()
+                .filter(|_| staged)
+                .map_or(&disk.plan.target_path, |flat| &flat.staged)
+                .clone(),
+            expected: expected(disk),
+        });
+        let tips = written.tips.iter().map(|(path, content)| {
+            let of_tree = plan
+                .tree
+                .iter()
+                .find(|file| host_path::same(&file.target_path, path));
+            let of_vm = plan
+                .disks
+                .iter()
+                .find(|disk| host_path::same(&disk.target_path, path));
+            ToRead {
+                disk: of_vm.map(|disk| disk.disk.to_string()),
+                source_path: of_tree.map_or_else(|| path.clone(), |file| file.source_path.clone()),
+                path: path.clone(),
+                expected: Some(Expected::Content(content.clone())),
+            }
+        });
+        let disks: Vec<_> = disks.chain(tips).collect();
+        let sizes = disks.iter().map(|disk| disk.expected.as_ref());
+        let total = sizes.flatten().map(Expected::size_bytes).sum();
+        self.context.set_progress(0, total);
         let context = Arc::clone(self.context);
         let files = Arc::clone(&self.shared.files);
-        let expected = |disk: &WrittenDisk| {
-            let flat = disk.flat.as_ref();
-            let expected = match (&disk.content, flat.map(|flat| flat.pieces.clone())) {
-                (Some(content), _) => Some(Expected::Content(content.clone())),
-                (None, pieces) => pieces.map(Expected::Pieces),
-            };
-            let at = flat.filter(|_| staged).map(|flat| &flat.staged);
-            (at.unwrap_or(&disk.plan.target_path).clone(), expected)
-        };
-        let disks = written.disks.iter().filter(|_| written.tree.is_empty());
-        let tips = written
-            .tips
-            .iter()
-            .map(|(path, content)| (path.clone(), Some(Expected::Content(content.clone()))));
-        let disks: Vec<_> = disks.map(expected).chain(tips).collect();
-        let sizes = disks
-            .iter()
-            .map(|(_, expected)| expected.as_ref().map_or(0, Expected::size_bytes));
-        let total = sizes.sum();
-        context.set_progress(0, total);
         let reading = tokio::task::spawn_blocking(move || {
-            for (path, expected) in &disks {
-                let expected = expected.as_ref().ok_or_else(|| {
-                    JobError::failed("verify-failed", format!("{path} was never written"))
-                })?;
-                let disk = files.open_chain(path).map_err(chain_error)?.into_disk();
-                let options = JobContext::pipeline_options(&context);
-                match expected {
-                    Expected::Pieces(pieces) => {
-                        verify_image(pieces, &disk, &options)
-                            .map_err(|error| verify_error(path, error))?;
-                    }
-                    Expected::Content(content) => same_content(path, content, &disk, &options)?,
-                }
-                context.end_part(expected.size_bytes());
+            let mut found = Vec::new();
+            for disk in disks {
+                let size_bytes = disk.expected.as_ref().map_or(0, Expected::size_bytes);
+                found.push(disk.read(&context, &files)?);
+                context.end_part(size_bytes);
             }
-            Ok::<_, JobError>(())
+            Ok::<_, JobError>(found)
         });
-        reading.await.map_err(task_error)??;
-        Ok(total)
+        let disks = reading.await.map_err(task_error)??;
+        let weakest = disks.iter().map(|disk| disk.read_back).max_by_key(doubt);
+        let (fingerprint, effects) = (plan.fingerprint().to_string(), plan.effects());
+        self.journal.found(|evidence| {
+            evidence.plan = PlanDone {
+                fingerprint,
+                effects,
+            };
+            evidence.disks = disks;
+        })?;
+        Ok((total, weakest.unwrap_or(ReadBack::Cached).text()))
     }
 
     /// The registered VM must have exactly the disks of the plan.
-    async fn look_at_vm(&self, plan: &RestorePlan, vm: VmId) -> Result<(), JobError> {
+    async fn look_at_vm(&self, plan: &RestorePlan, vm: VmId) -> Result<VmEvidence, JobError> {
         let found = self.shared.host.vm(vm).await.map_err(host_error)?;
         let has: Vec<&str> = found
             .summary
@@ -190,6 +217,107 @@ impl Restore<'_> {
             let message = format!("the registered VM {vm} is not as it was: {difference}");
             return Err(JobError::failed("verify-failed", message));
         }
-        Ok(())
+        Ok(registered(&found.summary.config, &found.checkpoints))
+    }
+}
+
+/// What a receipt says of a VM.
+fn registered(config: &VmConfig, checkpoints: &[Checkpoint]) -> VmEvidence {
+    let disks = config.disks().map(|(controller, drive, path)| {
+        let kind = match controller.kind {
+            ControllerKind::Ide => "ide",
+            ControllerKind::Scsi => "scsi",
+        };
+        SlotEvidence {
+            slot: format!("{kind} {}:{}", controller.number, drive.slot),
+            path: path.to_owned(),
+        }
+    });
+    VmEvidence {
+        id: config.id.to_string(),
+        name: config.name.clone(),
+        disks: disks.collect(),
+        checkpoints: checkpoints.iter().map(|of| of.name.clone()).collect(),
+    }
+}
+
+/// A disk that is to be read back.
+struct ToRead {
+    disk: Option<String>,
+    source_path: String,
+    path: String,
+    expected: Option<Expected>,
+}
+
+impl ToRead {
+    /// Reads it and compares; works on a thread that may block.
+    fn read(self, context: &Arc<JobContext>, files: &HostFiles) -> Result<DiskEvidence, JobError> {
+        let path = &self.path;
+        let expected = self.expected.as_ref().ok_or_else(|| {
+            JobError::failed("verify-failed", format!("{path} was never written"))
+        })?;
+        let (chain, bypass) = files.open_chain_past_cache(path).map_err(chain_error)?;
+        let disk = chain.into_disk();
+        let options = JobContext::pipeline_options(context);
+        let digest = match expected {
+            Expected::Pieces(pieces) => {
+                verify_image(pieces, &disk, &options).map_err(|error| verify_error(path, error))?;
+                // Every MiB was compared: what was read has the digest of what was written.
+                pieces.digest()
+            }
+            Expected::Content(content) => {
+                same_content(path, content, &disk, &options)?;
+                Some(content.digest)
+            }
+        };
+        Ok(DiskEvidence {
+            disk: self.disk,
+            source_path: self.source_path,
+            virtual_disk_id: disk.disk_id().to_string(),
+            size_bytes: disk.size(),
+            files: u32::try_from(disk.layers().len()).unwrap_or(u32::MAX),
+            digest: digest.map(|digest| digest.to_string()),
+            read_back: read_back_of(bypass),
+            zeroed: Vec::new(),
+            path: self.path,
+        })
+    }
+}
+
+/// What a disk must read as; `None` where it was not written.
+fn expected(disk: &WrittenDisk) -> Option<Expected> {
+    let flat = disk.flat.as_ref();
+    match (&disk.content, flat) {
+        (Some(content), _) => Some(Expected::Content(content.clone())),
+        (None, flat) => flat.map(|flat| Expected::Pieces(flat.pieces.clone())),
+    }
+}
+
+/// Says of files that were read back where they are to be from now on.
+pub(super) fn renamed(evidence: &mut Evidence, places: &[(String, String)]) {
+    let disks = evidence.disks.iter_mut().map(|disk| &mut disk.path);
+    let files = evidence.files.iter_mut().map(|file| &mut file.path);
+    for path in disks.chain(files) {
+        if let Some((_, to)) = places.iter().find(|(from, _)| host_path::same(from, path)) {
+            path.clone_from(to);
+        }
+    }
+}
+
+/// What a receipt says of how a file was read.
+pub(super) fn read_back_of(bypass: CacheBypass) -> ReadBack {
+    match bypass {
+        CacheBypass::Unbuffered => ReadBack::Unbuffered,
+        CacheBypass::Dropped => ReadBack::CacheDropped,
+        CacheBypass::None => ReadBack::Cached,
+    }
+}
+
+/// How much is left to doubt: more is weaker.
+fn doubt(read_back: &ReadBack) -> u8 {
+    match read_back {
+        ReadBack::Unbuffered => 0,
+        ReadBack::CacheDropped => 1,
+        ReadBack::Cached => 2,
     }
 }

@@ -8,6 +8,7 @@ use super::report::{add_warning, put_figures};
 use super::{Figures, Job, LogLevel, load, log, save_life, subject};
 use crate::audit::{self, Actor};
 use crate::db::{Conn, db};
+use crate::receipts::keep_evidence;
 use crate::row::{Columns, stored};
 use crate::{Catalog, CatalogError};
 
@@ -31,6 +32,20 @@ impl Catalog {
         fence: Fence,
         ending: Ending,
         figures: Option<Figures>,
+        now: Timestamp,
+    ) -> Result<Finished, CatalogError> {
+        self.finish_restore(id, fence, ending, figures, None, now)
+            .await
+    }
+
+    /// Ends an attempt as [`finish`](Self::finish) does. What it proved is kept with an end that is not a failure.
+    pub async fn finish_restore(
+        &self,
+        id: JobId,
+        fence: Fence,
+        ending: Ending,
+        figures: Option<Figures>,
+        evidence: Option<&str>,
         now: Timestamp,
     ) -> Result<Finished, CatalogError> {
         let mut tx = self.write("end a job").await?;
@@ -100,6 +115,13 @@ impl Catalog {
                 .execute(&mut *tx)
                 .await
                 .map_err(db("end a job"))?;
+        }
+        let well = matches!(
+            life.state.name(),
+            StateName::Succeeded | StateName::Warnings
+        );
+        if let Some(evidence) = evidence.filter(|_| well) {
+            keep_evidence(&mut tx, id, evidence).await?;
         }
         log_end(&mut tx, &job, &ending, life.state.name(), now).await?;
         if matches!(

@@ -11,6 +11,7 @@ use super::Peer;
 use crate::app::Shared;
 use crate::clock;
 use crate::http::{ApiError, ApiResult, Json, PathId};
+use crate::receipts;
 
 const MAX_EVENTS: usize = 1000;
 
@@ -59,6 +60,12 @@ pub(super) async fn finish(
     app.polls.arrived(peer.0.id, job);
     let figures = Some(figures(finish.figures));
     let (ending, parked) = (ending(finish.outcome), finish.parked);
+    let evidence = match (&ending, finish.evidence) {
+        (Ending::Succeeded | Ending::Warnings, Some(evidence)) => {
+            receipts::to_keep(&app, job, *evidence).await?
+        }
+        (_, _) => None,
+    };
     if let (Some(parked), Some(host)) = (parked, found.host) {
         let now = clock::now();
         let kept = NewParked {
@@ -75,7 +82,14 @@ pub(super) async fn finish(
     }
     let finished = app
         .catalog
-        .finish(job, finish.fence, ending, figures, clock::now())
+        .finish_restore(
+            job,
+            finish.fence,
+            ending,
+            figures,
+            evidence.as_deref(),
+            clock::now(),
+        )
         .await?;
     app.polls.note_changed(peer.0.id);
     let ended = &finished.job;
@@ -86,6 +100,12 @@ pub(super) async fn finish(
     let well = matches!(ended.state(), StateName::Succeeded | StateName::Warnings);
     if well && ended.kind == JobKind::Backup && !finished.repeated {
         app.prune_after(ended).await;
+    }
+    if well && evidence.is_some() {
+        // Where this fails, the receipt is made when someone asks for it.
+        if let Err(err) = receipts::of_job(&app, job).await {
+            tracing::warn!(job.id = %job, "cannot write the receipt of the restore yet: {err:#}");
+        }
     }
     Ok(StatusCode::NO_CONTENT)
 }

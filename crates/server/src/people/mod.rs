@@ -8,6 +8,7 @@ mod jobs;
 mod parked;
 mod points;
 mod policies;
+mod receipts;
 mod restore_plans;
 mod restores;
 mod session;
@@ -67,6 +68,7 @@ pub(crate) fn routes() -> Routes {
         .add(viewer, routes!(jobs::show))
         .add(viewer, routes!(jobs::wait))
         .add(viewer, routes!(jobs::log))
+        .add(viewer, routes!(receipts::show))
         .add(operator, routes!(jobs::cancel))
         .add(administrator, routes!(users::list))
         .add(administrator, routes!(users::create))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use api::receipt::ReceiptFile;
 use model::{AgentId, Timestamp};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -15,10 +16,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::receipt_key::ReceiptSigner;
 use crate::files::{self, Access};
 
 const DAY_SECS: u64 = 86_400;
-const CA_DAYS: u64 = 20 * 365;
+pub(super) const CA_DAYS: u64 = 20 * 365;
 const SERVER_DAYS: u64 = 365;
 /// The server certificate is made anew at a start when it ends within this time.
 const SERVER_RENEW_DAYS: u64 = 60;
@@ -42,6 +44,7 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     server_chain: Vec<CertificateDer<'static>>,
     server_key: PrivateKeyDer<'static>,
+    receipts: ReceiptSigner,
 }
 
 impl Authority {
@@ -67,12 +70,12 @@ impl Authority {
             Access::Public,
         )?;
         make_server_certificate(folder, names, now)?;
-        Self::load(folder)
+        Self::load(folder, now)
     }
 
     /// Reads the CA; makes the server certificate anew where it ends soon or lacks a name.
     pub(crate) fn open(folder: &Path, names: &[String], now: Timestamp) -> anyhow::Result<Self> {
-        let authority = Self::load(folder)?;
+        let authority = Self::load(folder, now)?;
         let leaf = authority
             .server_chain
             .first()
@@ -82,10 +85,10 @@ impl Authority {
         }
         tracing::info!("the server certificate ends soon or lacks a name: making a new one");
         make_server_certificate(folder, names, now)?;
-        Self::load(folder)
+        Self::load(folder, now)
     }
 
-    fn load(folder: &Path) -> anyhow::Result<Self> {
+    fn load(folder: &Path, now: Timestamp) -> anyhow::Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
             std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
@@ -99,8 +102,10 @@ impl Authority {
             .context("read the server's certificate")?;
         let server_key = PrivateKeyDer::from_pem_slice(read("server.key")?.as_bytes())
             .context("read the server's key")?;
+        let receipts = ReceiptSigner::open(folder, &issuer, &ca_der, now)?;
         Ok(Self {
             folder: folder.to_owned(),
+            receipts,
             // The CA goes with the server's certificate, so that an agent that enrols sees what it has the fingerprint of.
             server_chain: vec![server, ca_der.clone()],
             ca_pem,
@@ -123,6 +128,11 @@ impl Authority {
     /// Returns the SHA-256 of the CA's certificate.
     pub(crate) fn fingerprint(&self) -> String {
         hex::encode(ring::digest::digest(&ring::digest::SHA256, &self.ca_der))
+    }
+
+    /// Signs what a receipt says.
+    pub(crate) fn sign_receipt(&self, payload: &[u8]) -> ReceiptFile {
+        self.receipts.sign(payload)
     }
 
     pub(super) fn ca_der(&self) -> &CertificateDer<'static> {
@@ -260,14 +270,18 @@ fn leaf_is_good(
     Ok(lasts && names.iter().all(has))
 }
 
-fn named(common_name: &str) -> DistinguishedName {
+pub(super) fn named(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Reprise");
     name.push(DnType::CommonName, common_name);
     name
 }
 
-fn set_life(params: &mut CertificateParams, now: Timestamp, days: u64) -> anyhow::Result<()> {
+pub(super) fn set_life(
+    params: &mut CertificateParams,
+    now: Timestamp,
+    days: u64,
+) -> anyhow::Result<()> {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let now_secs = now.millis_since(Timestamp::from_millis(0)) / 1000;
     ensure!(

@@ -5,6 +5,7 @@
 
 mod authority;
 mod ports;
+mod receipt_key;
 
 pub(crate) use authority::{AgentCertificate, Authority};
 pub(crate) use ports::{AgentAcceptor, PeerAgent, agent_config, people_config};

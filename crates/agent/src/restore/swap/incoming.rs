@@ -12,6 +12,7 @@ use crate::host::slot_text;
 use crate::job::JobError;
 use crate::journal::Deed;
 use crate::restore::disks::{Written, is_chained};
+use crate::restore::verify::renamed;
 use crate::restore::{Restore, staging_folder};
 
 impl Restore<'_> {
@@ -53,14 +54,15 @@ impl Restore<'_> {
         written: &mut Written,
     ) -> Result<VmId, JobError> {
         self.add_staging_folders(plan, written);
-        let bytes = self.read_back(written, true).await?;
+        let (bytes, how) = self.read_back(plan, written, true).await?;
         self.context.note(format!(
-            "{} read back and equal to the recovery point, while VM {:?} is untouched",
+            "{} read back and equal to the recovery point ({how}), while VM {:?} is untouched",
             HumanBytes(bytes),
             over.name
         ));
         self.context.check()?;
         let now: Vec<(String, String)> = places(plan, written);
+        self.journal.found(|evidence| renamed(evidence, &now))?;
         self.rehearse(plan, vm, over, written, &now).await?;
         let room = Room {
             shared: self.shared,
