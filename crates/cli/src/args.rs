@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, backup, demo, documents, host, job, login, point, policy, restore, server, sim,
-    token, user, vhdx, vm,
+    token, user, verify_receipt, vhdx, vm,
 };
 
 const EXIT_CODES: &str = "\
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Token(token::TokenArgs),
     /// The audit log
     Audit(audit::AuditArgs),
+    /// Check the receipt of a restore, and disks against it, without any server
+    VerifyReceipt(verify_receipt::VerifyReceiptArgs),
     /// Look into, check, make and change VHDX files, without any server
     Vhdx(vhdx::VhdxArgs),
     /// Print a completion script for a shell
@@ -102,6 +104,7 @@ impl Command {
             | Command::User(_)
             | Command::Token(_)
             | Command::Audit(_)
+            | Command::VerifyReceipt(_)
             | Command::Vhdx(_)
             | Command::Completions(_)
             | Command::Man(_) => false,
@@ -265,6 +268,8 @@ mod tests {
             "point verify",
             "point delete",
             "restore start",
+            "restore receipt",
+            "verify-receipt",
             "job list",
             "job show",
             "job watch",

@@ -81,6 +81,7 @@ async fn run(out: Output, command: Command) -> Result<Exit, Failure> {
         Command::User(args) => commands::user::run(out, args).await,
         Command::Token(args) => commands::token::run(out, args).await,
         Command::Audit(args) => commands::audit::run(out, args).await,
+        Command::VerifyReceipt(args) => commands::verify_receipt::run(out, args).await,
         Command::Vhdx(args) => commands::vhdx::run(out, args).await,
         Command::Completions(args) => commands::documents::completions(out, &args),
         Command::Man(args) => commands::documents::man(out, &args),

@@ -12,12 +12,14 @@ mod list;
 pub(crate) mod login;
 pub(crate) mod point;
 pub(crate) mod policy;
+mod receipt_trust;
 pub(crate) mod restore;
 pub(crate) mod server;
 pub(crate) mod sim;
 mod sim_ctl;
 pub(crate) mod token;
 pub(crate) mod user;
+pub(crate) mod verify_receipt;
 pub(crate) mod vhdx;
 pub(crate) mod vm;
 

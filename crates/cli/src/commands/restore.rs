@@ -1,6 +1,7 @@
-//! `reprise restore plan|start|undo|finish`.
+//! `reprise restore plan|start|undo|finish|receipt`.
 
 mod agreed;
+mod receipt;
 mod show;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::values;
+
+pub(crate) use receipt::text as receipt_text;
 
 /// Arguments of `restore`.
 #[derive(Args, Debug)]
@@ -50,6 +53,10 @@ enum Verb {
     #[command(after_help = "Example:\n  \
         reprise restore finish 2f1d6a52-7f0b-4f3e-8a0a-9b7f1f0f4c11 --wait")]
     Finish(EndArgs),
+    /// Show the signed receipt of a restore that ended well: what was read back from the host, and from what
+    #[command(after_help = "Example:\n  \
+        reprise restore receipt 2f1d6a52-7f0b-4f3e-8a0a-9b7f1f0f4c11 --out receipt.json")]
+    Receipt(receipt::ReceiptArgs),
 }
 
 #[derive(Args, Debug)]
@@ -172,6 +179,7 @@ pub(crate) async fn run(out: Output, args: RestoreArgs) -> Result<Exit, Failure>
         }
         Verb::Undo(args) => return end(out, &client, "undo", args).await,
         Verb::Finish(args) => return end(out, &client, "finish", args).await,
+        Verb::Receipt(args) => return receipt::run(out, &client, args).await,
         Verb::Start(start) => start,
     };
     let requests = match &start.plan {

@@ -16,6 +16,7 @@ mod increments;
 mod kills;
 mod plans;
 mod queue;
+mod receipts;
 mod restores;
 mod shadow_ends;
 mod shadow_restores;
