@@ -95,13 +95,7 @@ pub(crate) async fn run(out: Output, args: VerifyReceiptArgs) -> Result<Exit, Fa
 
 fn check(args: &VerifyReceiptArgs) -> Result<Verdict, Failure> {
     let shown = args.file.display();
-    let bytes = std::fs::read(&args.file).map_err(|error| {
-        let code = match error.kind() {
-            io::ErrorKind::NotFound => api::codes::NOT_FOUND,
-            _ => "failed",
-        };
-        Failure::new(code, format!("cannot read the receipt {shown}: {error}"))
-    })?;
+    let bytes = std::fs::read(&args.file).map_err(|error| cannot_read(&args.file, &error))?;
     let refused = |error: &dyn std::error::Error| {
         Failure::usage(format!(
             "{shown} is no receipt that can be checked: {error}"
@@ -226,9 +220,11 @@ fn is_raw(path: &Path) -> Result<bool, Failure> {
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Failure {
-    let code = match error.kind() {
-        io::ErrorKind::NotFound => api::codes::NOT_FOUND,
-        _ => "failed",
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    let code = if missing {
+        api::codes::NOT_FOUND
+    } else {
+        "failed"
     };
     Failure::new(code, format!("cannot read {}: {error}", path.display()))
 }

@@ -63,10 +63,7 @@ fn a_receipt_proves_a_restore_anywhere_and_only_what_it_proves() {
         ["unbuffered", "cache-dropped"].contains(&text(&disk["read_back"])),
         "{disk}"
     );
-    assert_eq!(
-        said["plan"]["effects"].as_array().unwrap().is_empty(),
-        false
-    );
+    assert!(!said["plan"]["effects"].as_array().unwrap().is_empty());
     let steps: Vec<&str> = said["steps"]
         .as_array()
         .unwrap()
@@ -112,7 +109,9 @@ fn a_receipt_proves_a_restore_anywhere_and_only_what_it_proves() {
     verify(&world, path, &["--disk", raw.to_str().unwrap()]).expect(0);
 
     // One byte of the disk, and one of the receipt.
+    world.hosts[0].ctl(&["power", "web01", "on"]);
     guest_write(&world, "web01", 0, 5 * MIB, 4096, 9);
+    world.hosts[0].ctl(&["power", "web01", "off"]);
     let done = verify(&world, path, &["--disk", local, "--key", &key]);
     done.expect(7);
     assert_eq!(done.value()["disks"][0]["verdict"], "different");

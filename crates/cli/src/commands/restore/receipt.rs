@@ -30,9 +30,11 @@ pub(super) async fn run(out: Output, client: &People, args: ReceiptArgs) -> Resu
             .map_err(|error| Failure::new("failed", format!("cannot write JSON: {error}")))?;
         text.push(b'\n');
         write_new(path, &text).map_err(|error| {
-            let code = match error.kind() {
-                std::io::ErrorKind::AlreadyExists => api::codes::CONFLICT,
-                _ => "failed",
+            let taken = error.kind() == std::io::ErrorKind::AlreadyExists;
+            let code = if taken {
+                api::codes::CONFLICT
+            } else {
+                "failed"
             };
             Failure::new(code, format!("cannot write {}: {error}", path.display()))
         })?;
