@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod checkpoints;
+mod crashes;
 mod disks;
 mod file_systems;
 mod increments;
