@@ -15,6 +15,7 @@ mod disks;
 mod file_systems;
 mod increments;
 mod kills;
+mod outside;
 mod plans;
 mod queue;
 mod receipts;
