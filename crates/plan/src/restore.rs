@@ -364,6 +364,8 @@ impl RestoreKind {
 }
 
 #[cfg(test)]
+mod on_vm_tests;
+#[cfg(test)]
 mod preview_tests;
 #[cfg(test)]
 mod properties;
