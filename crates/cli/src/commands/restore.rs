@@ -128,19 +128,19 @@ struct WishArgs {
     #[arg(long, requires = "disks", conflicts_with = "attach")]
     replace_disk: bool,
     /// Write over the disks that are there, where space for both is short; needs --confirm-overwrite
-    #[arg(long)]
+    #[arg(long, hide = true)]
     in_place: bool,
     /// Do not keep what --in-place writes over: a failure can then not be taken back
-    #[arg(long, requires = "in_place")]
+    #[arg(long, requires = "in_place", hide = true)]
     without_journal: bool,
     /// Confirms --in-place: while it runs neither the old nor the new VM is whole
-    #[arg(long, requires = "in_place")]
+    #[arg(long, requires = "in_place", hide = true)]
     confirm_overwrite: bool,
     /// Disk file on the host that may hold blocks of the recovery point, so that these need not be sent; may be repeated
-    #[arg(long = "seed", value_name = "PATH")]
+    #[arg(long = "seed", value_name = "PATH", hide = true)]
     seeds: Vec<String>,
     /// Write zeros where the recovery point is damaged; such a restore ends with warnings
-    #[arg(long)]
+    #[arg(long, hide = true)]
     skip_damaged: bool,
 }
 
