@@ -70,7 +70,11 @@ fn workspace_edges() -> Vec<Edge> {
     let packages = packages();
     let ours: Vec<String> = packages.iter().map(name_of).collect();
     let mut edges = Vec::new();
-    for package in &packages {
+    // The chores of the project are above all layers.
+    for package in packages
+        .iter()
+        .filter(|package| name_of(package) != "xtask")
+    {
         for dependency in package["dependencies"]
             .as_array()
             .expect("a package has dependencies")

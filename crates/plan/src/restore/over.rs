@@ -99,7 +99,20 @@ pub(super) fn plan(
         let others = || facts.vms.iter().filter(|other| other.id != vm.id);
         others().any(|other| is_in(&other.files, path))
     };
+    let kept: Vec<Option<Staying>> = vm.disks.iter().map(|disk| stays(point, disk)).collect();
+    let disk_stays = |at: Option<usize>| at.is_some_and(|at| matches!(kept.get(at), Some(Some(_))));
+    // A file of a disk that stays is not moved, whatever else uses it.
+    let of_disks = vm.disks.iter().enumerate();
+    let of_disks = of_disks.filter(|(at, _)| disk_stays(Some(*at)));
+    let of_branches = vm.branches.iter().filter(|(_, of)| disk_stays(*of));
+    let staying: Vec<String> = of_disks
+        .flat_map(|(_, disk)| disk.files.iter().cloned())
+        .chain(of_branches.map(|(path, _)| path.clone()))
+        .collect();
     let mut park = |path: &String, over: &mut OverVm| {
+        if is_in(&staying, path) {
+            return;
+        }
         if shared(path) {
             let text = format!("{path} stays where it is: other VMs read through it");
             found.warnings.push(text);
@@ -108,7 +121,6 @@ pub(super) fn plan(
             over.park.push(path.clone());
         }
     };
-    let kept: Vec<Option<Staying>> = vm.disks.iter().map(|disk| stays(point, disk)).collect();
     for (disk, kept) in vm.disks.iter().zip(&kept) {
         if let Some(problem) = &disk.problem {
             over.problems.push(problem.clone());
@@ -117,12 +129,10 @@ pub(super) fn plan(
             disk.files.iter().for_each(|path| park(path, &mut over));
         }
     }
-    for (path, disk) in &vm.branches {
-        if disk.and_then(|at| kept.get(at)?.as_ref()).is_none() {
-            park(path, &mut over);
-        }
+    for (path, _) in &vm.branches {
+        park(path, &mut over);
     }
-    for (at, (disk, kept)) in vm.disks.iter().zip(kept).enumerate() {
+    for (at, (disk, kept)) in vm.disks.iter().zip(kept.clone()).enumerate() {
         let (Some(kept), Some(path)) = (kept, disk.files.first()) else {
             continue;
         };
