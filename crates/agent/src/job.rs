@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api::agent_v1::{Assignment, Event, EventKind, Figures, Progress};
 use api_client::Agent;
-use model::{Fence, JobId, MIB};
+use model::{Fence, JobId, MIB, Timestamp};
 use pipeline::{Cancel, Options, RateLimit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ pub(crate) struct JobContext {
 #[derive(Debug, Default)]
 struct Pending {
     events: Vec<Event>,
+    /// Everything told so far.
+    history: Vec<Event>,
     last_number: u64,
     figures: Figures,
     stop: Option<Stop>,
@@ -202,16 +204,30 @@ impl JobContext {
     }
 
     fn event(&self, what: EventKind) {
+        self.event_at(clock::now(), what);
+    }
+
+    fn event_at(&self, at: Timestamp, what: EventKind) {
         let mut pending = self.pending();
         pending.last_number += 1;
         let number = pending.last_number;
-        pending.events.push(Event {
-            number,
-            at: clock::now(),
-            what,
-        });
+        let event = Event { number, at, what };
+        pending.history.push(event.clone());
+        pending.events.push(event);
         drop(pending);
         self.changed.notify_one();
+    }
+
+    /// Returns everything this run has told, or is about to tell.
+    pub(crate) fn history(&self) -> Vec<Event> {
+        self.pending().history.clone()
+    }
+
+    /// Tells what an earlier run has told, with its times.
+    pub(crate) fn tell_again(&self, told: Vec<Event>) {
+        for event in told {
+            self.event_at(event.at, event.what);
+        }
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use api::agent_v1::Event;
 use api::receipt::Evidence;
 use model::{Fence, JobId, PowerState, Slot, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub(crate) struct Entries {
     /// What was found on the host when it was read back: what the server's receipt is made from.
     #[serde(default)]
     pub(crate) evidence: Evidence,
+    /// What the run that succeeded has told, or was about to tell, of its steps: whoever ends the job for it tells it anew.
+    #[serde(default)]
+    pub(crate) told: Vec<Event>,
 }
 
 impl Entries {
@@ -194,6 +198,7 @@ impl Journal {
             deeds: Vec::new(),
             succeeded: None,
             evidence: Evidence::default(),
+            told: Vec::new(),
         };
         Self {
             home,
@@ -233,13 +238,15 @@ impl Journal {
         self.save(&entries)
     }
 
-    /// Writes down that the work succeeded, before the server is told. Without deeds there is nothing to remember.
-    pub(crate) fn succeeded(&self, at: Timestamp) -> Result<(), JobError> {
+    /// Writes down that the work succeeded, before the server is told, and what the job's log says of it. Without deeds
+    /// there is nothing to remember.
+    pub(crate) fn succeeded(&self, at: Timestamp, told: Vec<Event>) -> Result<(), JobError> {
         let mut entries = self.lock();
         if entries.deeds.is_empty() {
             return Ok(());
         }
         entries.succeeded = Some(at);
+        entries.told = told;
         self.save(&entries)
     }
 

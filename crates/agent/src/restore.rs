@@ -110,7 +110,8 @@ impl Restore<'_> {
                         self.journal.will(Deed::Power { vm, power })?;
                     }
                     // Nothing its guest writes is ever taken back.
-                    self.journal.succeeded(crate::clock::now())?;
+                    self.journal
+                        .succeeded(crate::clock::now(), self.context.history())?;
                 }
                 self.start(&plan, vm).await;
                 self.journal.settled_power()?;

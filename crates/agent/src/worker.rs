@@ -297,6 +297,8 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
     };
     let work = async {
         if journal.entries().succeeded.is_some() {
+            // It may have been killed before the server heard of its last steps, or of a warning.
+            context.tell_again(journal.entries().told);
             context.note("an earlier run of this job had come to its end");
             restore::start_stopped(shared, &journal).await;
             return Ok(());
@@ -316,7 +318,7 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
             }
             Work::Release(work) => restore::release_kept(shared, context, &work).await,
         }?;
-        journal.succeeded(clock::now())
+        journal.succeeded(clock::now(), context.history())
     };
     let outcome = match report_until(context, work).await {
         Ok(()) => Some(Outcome::Succeeded),

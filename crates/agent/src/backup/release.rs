@@ -234,6 +234,7 @@ mod tests {
             deeds,
             succeeded: None,
             evidence: Default::default(),
+            told: Vec::new(),
         }
     }
 

@@ -292,7 +292,8 @@ impl Restore<'_> {
     /// ever taken back.
     pub(super) async fn start_again(&self, vm: &OnVmPlan) -> Result<(), JobError> {
         let stopped = stopped_vm(&self.journal.entries()).is_some();
-        self.journal.succeeded(crate::clock::now())?;
+        self.journal
+            .succeeded(crate::clock::now(), self.context.history())?;
         // One that was stopped by somebody else stays so, unless it shall run in any case.
         let wanted = match self.work.wish.power {
             PowerAfter::Off => false,

@@ -68,7 +68,8 @@ impl PutBack<'_> {
         }
         let (vm, power) = (done.record.vm, done.whole.power);
         self.journal.will(Deed::Power { vm, power })?;
-        self.journal.succeeded(crate::clock::now())?;
+        self.journal
+            .succeeded(crate::clock::now(), self.context.history())?;
         if let Err(error) = power_as_before(self.shared, vm, power).await {
             context.warning(format!("the VM could not be started: {error}"));
         }
