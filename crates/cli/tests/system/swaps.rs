@@ -273,10 +273,9 @@ fn checkpoints_and_excluded_disks_survive_a_swap_and_its_undo() {
             after["content"][1], before["content"][1],
             "the disk that was left out: {method}"
         );
-        assert_eq!(
-            after["disks"][1], before["disks"][1],
-            "it stays where it is: {method}"
-        );
+        // It stays where it is; the host may have merged it by now, as nothing of the restored VM needs its checkpoint.
+        let place = text(&after["disks"][1]).to_owned();
+        assert!(place.starts_with(r"D:\data\scratch"), "{method}: {place}");
         assert_eq!(checkpoints(&world), json!([]));
         // What the restored VM writes to it is there after an undo, too.
         guest_write(&world, "tree", 1, 3 * MIB, MIB, 23);
