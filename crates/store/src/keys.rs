@@ -382,6 +382,13 @@ impl VaultKeys {
         )))
     }
 
+    pub(crate) fn first_data_key(&self) -> &Zeroizing<[u8; 32]> {
+        self.data_keys
+            .values()
+            .next()
+            .expect("keys are made with a generation")
+    }
+
     fn data_key(&self, generation: u32) -> Result<&Zeroizing<[u8; 32]>, KeyError> {
         self.data_keys
             .get(&generation)

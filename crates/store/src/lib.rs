@@ -14,6 +14,7 @@
 //!
 //! Not here: where objects lie, which chunks are known or live, clocks, threads.
 
+mod cells;
 mod codec;
 mod cut;
 mod digest;
@@ -26,6 +27,7 @@ mod pack;
 mod point;
 mod tree;
 
+pub use cells::{CELL_HASH_BYTES, CellHash, CellKey, seal_cells};
 pub use codec::{Decoder, Encoded, Encoder, Encoding};
 pub use cut::{Cutter, RegionCut, is_zero};
 pub use digest::{DigestBuilder, ImageDigest, MIB_BYTES, MibHash, hash_mib, zero_mib_hash};

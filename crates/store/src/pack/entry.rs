@@ -35,12 +35,20 @@ impl LiveCells {
             && (at..at + cells).all(|cell| self.0.get() >> cell & 1 == 1)
     }
 
+    /// Returns how many cells are live.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.count_ones().get() as usize
+    }
+
     /// Returns the number of the cell behind the last live one.
-    fn end(&self) -> usize {
+    #[must_use]
+    pub fn end(&self) -> usize {
         64 - self.0.get().leading_zeros() as usize
     }
 
-    fn cells(self) -> impl Iterator<Item = usize> {
+    /// Returns the numbers of the live cells, ascending.
+    pub fn cells(self) -> impl Iterator<Item = usize> {
         (0..64usize).filter(move |cell| self.0.get() >> cell & 1 == 1)
     }
 

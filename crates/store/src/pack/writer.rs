@@ -162,6 +162,16 @@ impl PackWriter {
         &self.entries
     }
 
+    /// Returns what was sealed, for a pack that is never finished: generation, salt, bytes and where the entries lie in them.
+    pub(crate) fn into_entries(self) -> (u32, Salt, Vec<u8>, Vec<EntryInfo>) {
+        (
+            self.key.generation(),
+            self.key.salt(),
+            self.bytes,
+            self.entries,
+        )
+    }
+
     /// Seals the footer, hashes the whole.
     #[must_use]
     pub fn finish(self) -> SealedPack {
