@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use model::ByteRange;
 
+use crate::SeedUse;
 use crate::backup::lock;
 
 /// Tells a running pipeline to stop. Clones share the wish.
@@ -93,6 +94,8 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// Restore and verification: only these ranges of the image, sorted and apart; by default all of it.
     pub ranges: Option<Vec<ByteRange>>,
+    /// Restore: disks and files of the target host that may hold parts of the image.
+    pub seeds: Option<SeedUse>,
     /// Called now and then, from any thread.
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     /// Stops the run.
@@ -121,6 +124,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("threads", &self.threads)
             .field("ranges", &self.ranges)
+            .field("seeds", &self.seeds)
             .field("cancel", &self.cancel)
             .field("rate", &self.rate)
             .finish_non_exhaustive()

@@ -4,20 +4,27 @@
 //! a window and put its bytes together; the calling thread writes the windows in order. A chunk that more than one window
 //! needs is kept for a while ([`cache`]).
 //!
+//! With seeds ([`Options::seeds`]) a window takes from them what it can prove, before anything is fetched ([`reuse`]).
+//!
 //! Memory: [`WINDOWS_PER_THREAD`] windows per thread and the chunks on their way to one, plus
 //! [`cache::CACHE_BYTES`].
 
 mod cache;
+mod hints;
+mod needs;
 mod planner;
+mod reuse;
+mod seeded;
 mod window;
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::iter::Peekable;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use model::{ByteRange, ImageRef};
-use store::{ImageDigest, NodeId, SessionKeys, Tree, TreeRoot};
+use store::{ImageDigest, NodeId, REGION_BYTES, SessionKeys, Tree, TreeError, TreeRoot};
 
 use crate::backup::lock;
 use crate::link::LinkNodes;
@@ -26,6 +33,7 @@ use crate::verify::{Piece, WrittenPieces};
 use crate::{ImageTarget, Options, RestoreError, RestoreLink};
 use cache::ChunkCache;
 use planner::{Window, plan_windows};
+use reuse::Reuse;
 use window::{Filled, Filler};
 
 /// Windows between the tree and the target, per thread.
@@ -36,8 +44,14 @@ const WINDOWS_PER_THREAD: usize = 2;
 pub struct RestoreFigures {
     /// Chunks fetched; one may come twice.
     pub chunks: u64,
-    /// Their bytes as they came, sealed.
+    /// Bytes of chunks and of single cells as they came, sealed.
     pub bytes_fetched: u64,
+    /// Single cells fetched, of chunks whose other cells the host had.
+    pub cells: u64,
+    /// Bytes of cell hashes that were asked for.
+    pub cell_hash_bytes: u64,
+    /// Bytes taken from seeds.
+    pub bytes_reused: u64,
     /// Bytes written to the target.
     pub bytes_written: u64,
     /// Bytes of holes, not written.
@@ -79,6 +93,13 @@ pub fn restore_image(
     let cache = ChunkCache::default();
     let counters = Counters::default();
     let buffers = Mutex::new(Vec::new());
+    let tree = Tree::new(root, &nodes, names);
+    let reuse = match &options.seeds {
+        Some(seeds) => Some(Reuse::new(
+            seeds, &tree, ranges, link, names, options, &counters,
+        )?),
+        None => None,
+    };
     let workers = options.workers();
     let windows_ahead = workers * WINDOWS_PER_THREAD + 1;
 
@@ -91,16 +112,22 @@ pub fn restore_image(
     let (done, filled) = channel::<(u64, Result<Filled, RestoreError>)>();
 
     std::thread::scope(|scope| {
-        let (nodes, cache, counters, buffers, todo) = (&nodes, &cache, &counters, &buffers, &todo);
+        let (cache, counters, buffers, todo) = (&cache, &counters, &buffers, &todo);
+        let (nodes, reuse) = (&nodes, reuse.as_ref());
         let planned = done.clone();
         scope.spawn(move || {
             let tree = Tree::new(root, nodes, names);
-            send_windows(&tree, ranges, &options.cancel, &permitted, &work, &planned);
+            let windows = Regions {
+                windows: plan_windows(&tree, ranges).peekable(),
+                reuse,
+                ready: VecDeque::new(),
+            };
+            send_windows(windows, &options.cancel, &permitted, &work, &planned);
         });
         for _ in 0..workers {
             let done = done.clone();
             scope.spawn(move || {
-                let mut filler = Filler::new(link, names, cache, counters, buffers);
+                let mut filler = Filler::new(link, names, cache, counters, buffers, reuse);
                 loop {
                     let next = lock(todo).recv();
                     let Ok((number, window)) = next else { return };
@@ -126,6 +153,9 @@ pub fn restore_image(
         let figures = RestoreFigures {
             chunks: get(&counters.chunks),
             bytes_fetched: get(&counters.fetched),
+            cells: get(&counters.cells),
+            cell_hash_bytes: get(&counters.cell_hash_bytes),
+            bytes_reused: get(&counters.reused),
             bytes_written: written,
             bytes_skipped: meter.total() - written,
         };
@@ -171,25 +201,68 @@ pub fn resume_image(
 struct Counters {
     chunks: AtomicU64,
     fetched: AtomicU64,
+    cells: AtomicU64,
+    cell_hash_bytes: AtomicU64,
+    reused: AtomicU64,
+}
+
+/// Windows in order; with seeds those of a region come with what is known of the chunks they share.
+struct Regions<'a, W: Iterator<Item = Result<Window, TreeError>>> {
+    windows: Peekable<W>,
+    reuse: Option<&'a Reuse<'a>>,
+    ready: VecDeque<Window>,
+}
+
+impl<W: Iterator<Item = Result<Window, TreeError>>> Iterator for Regions<'_, W> {
+    type Item = Result<Window, RestoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(window) = self.ready.pop_front() {
+            return Some(Ok(window));
+        }
+        let first = match self.windows.next()? {
+            Ok(window) => window,
+            Err(error) => return Some(Err(RestoreError::Tree(error))),
+        };
+        let Some(reuse) = self.reuse.filter(|_| !first.runs.is_empty()) else {
+            return Some(Ok(first));
+        };
+        // Windows with data never cross the border of a region; holes between them may.
+        let region = first.range.offset / REGION_BYTES;
+        let mut group = vec![first];
+        while let Some(Ok(window)) = self.windows.next_if(|next| {
+            next.as_ref()
+                .is_ok_and(|next| next.range.offset / REGION_BYTES == region)
+        }) {
+            group.push(window);
+        }
+        let hints = match reuse.hints(&group) {
+            Ok(hints) => Arc::new(hints),
+            Err(error) => return Some(Err(error)),
+        };
+        self.ready = group.into();
+        for window in &mut self.ready {
+            window.hints = Some(Arc::clone(&hints));
+        }
+        self.ready.pop_front().map(Ok)
+    }
 }
 
 /// Plans windows as long as permits come; a failure takes the place of the next window.
 fn send_windows(
-    tree: &Tree<'_>,
-    ranges: &[ByteRange],
+    windows: impl Iterator<Item = Result<Window, RestoreError>>,
     cancel: &crate::Cancel,
     permitted: &Receiver<()>,
     work: &Sender<(u64, Window)>,
     planned: &Sender<(u64, Result<Filled, RestoreError>)>,
 ) {
-    for (number, window) in (0u64..).zip(plan_windows(tree, ranges)) {
+    for (number, window) in (0u64..).zip(windows) {
         if permitted.recv().is_err() {
             return;
         }
         let window = match window {
             Ok(_) if cancel.is_cancelled() => Err(RestoreError::Cancelled),
-            Ok(window) => Ok(window),
-            Err(error) => Err(RestoreError::Tree(error)),
+            other => other,
         };
         let sent = match window {
             Ok(window) if window.runs.is_empty() => planned

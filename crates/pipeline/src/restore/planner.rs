@@ -1,7 +1,11 @@
 //! Splits what is to be restored into windows.
 
+use std::sync::Arc;
+
 use model::ByteRange;
-use store::{ChunkSlice, ImageRun, Resolve, Tree, TreeError};
+use store::{ChunkId, ChunkSlice, ImageRun, Resolve, Tree, TreeError};
+
+use super::hints::{Hint, Hints};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of the disk under one window; windows with data never cross a multiple of it.
@@ -14,6 +18,14 @@ pub(super) struct Window {
     pub(super) range: ByteRange,
     /// The runs that have data, in order.
     pub(super) runs: Vec<(ImageRun, ChunkSlice)>,
+    /// With seeds: what is known of chunks it shares with other windows.
+    pub(super) hints: Option<Arc<Hints>>,
+}
+
+impl Window {
+    pub(super) fn hint(&self, id: &ChunkId) -> Option<&Hint> {
+        self.hints.as_ref()?.get(id)
+    }
 }
 
 /// Returns the windows of the ranges in order: together they cover the ranges without gap or overlap. Ends after the first
@@ -110,6 +122,7 @@ impl Iterator for Windows<'_> {
                         len: run.offset - offset,
                     },
                     runs: Vec::new(),
+                    hints: None,
                 }
             });
             debug_assert_eq!(

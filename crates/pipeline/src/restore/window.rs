@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use model::ByteRange;
 use store::{
-    BoxError, CELL_BYTES, ChunkId, ChunkRef, Decoder, EntryId, MIB_BYTES, Opened, SessionKeys,
-    hash_mib,
+    BoxError, CELL_BYTES, ChunkId, ChunkRef, ChunkSlice, Decoder, EntryId, ImageRun, MIB_BYTES,
+    Opened, SessionKeys, hash_mib,
 };
 
 use super::Counters;
 use super::cache::{ChunkCache, Claim};
 use super::planner::Window;
+use super::reuse::Reuse;
 use crate::backup::lock;
 use crate::verify::Piece;
 use crate::{RestoreError, RestoreLink};
@@ -63,6 +64,7 @@ pub(super) struct Filler<'a> {
     counters: &'a Counters,
     /// Buffers of windows that were written, to be used again.
     buffers: &'a Mutex<Vec<Vec<u8>>>,
+    reuse: Option<&'a Reuse<'a>>,
     decoder: Decoder,
 }
 
@@ -82,6 +84,7 @@ impl<'a> Filler<'a> {
         cache: &'a ChunkCache,
         counters: &'a Counters,
         buffers: &'a Mutex<Vec<Vec<u8>>>,
+        reuse: Option<&'a Reuse<'a>>,
     ) -> Self {
         Self {
             link,
@@ -89,45 +92,28 @@ impl<'a> Filler<'a> {
             cache,
             counters,
             buffers,
+            reuse,
             decoder: Decoder::new(),
         }
     }
 
     pub(super) fn fill(&mut self, window: Window) -> Result<Filled, RestoreError> {
-        let mut needs: HashMap<ChunkId, Need> = HashMap::new();
-        let mut order = Vec::new();
-        for (run, slice) in &window.runs {
-            let need = needs.entry(slice.chunk.id).or_insert_with(|| {
-                order.push(slice.chunk.id);
-                Need {
-                    chunk: slice.chunk,
-                    offset: run.offset,
-                    bytes: 0,
-                }
-            });
-            need.bytes += run.len;
-        }
-        let chunks = self.chunks(&order, &needs)?;
-        let len = |bytes: u64| usize::try_from(bytes).expect("a window has a few MiB");
         // A used buffer has old bytes in it; what no run covers is cleared below.
         let used = lock(self.buffers).pop();
         let mut bytes = used
-            .filter(|used| used.len() == len(window.range.len))
-            .unwrap_or_else(|| vec![0; len(window.range.len)]);
-        let mut data: Vec<Range<usize>> = Vec::new();
-        for (run, slice) in &window.runs {
-            let short = || RestoreError::ShortChunk {
-                chunk: slice.chunk.id,
-                offset: run.offset,
-            };
-            let opened = chunks.get(&slice.chunk.id).ok_or_else(short)?;
-            let part = slice.at_bytes..slice.at_bytes + len(run.len);
-            if !has(opened, &part) {
-                return Err(short());
+            .filter(|used| used.len() == in_window(window.range.len))
+            .unwrap_or_else(|| vec![0; in_window(window.range.len)]);
+        match self.reuse {
+            None => self.fetch_runs(&window.runs, window.range.offset, &mut bytes)?,
+            Some(reuse) => {
+                let rest = reuse.fill(&window, &mut bytes, &mut self.decoder)?;
+                self.fetch_runs(&rest, window.range.offset, &mut bytes)?;
             }
-            let start = len(run.offset - window.range.offset);
-            let end = start + part.len();
-            bytes[start..end].copy_from_slice(opened.plain.get(part).ok_or_else(short)?);
+        }
+        let mut data: Vec<Range<usize>> = Vec::new();
+        for (run, _) in &window.runs {
+            let start = in_window(run.offset - window.range.offset);
+            let end = start + in_window(run.len);
             match data.last_mut() {
                 Some(last) if last.end == start => last.end = end,
                 Some(_) | None => data.push(start..end),
@@ -146,6 +132,44 @@ impl<'a> Filler<'a> {
             data,
             pieces,
         })
+    }
+
+    /// Puts the bytes of runs where they belong in a window that begins at `window`.
+    fn fetch_runs(
+        &mut self,
+        runs: &[(ImageRun, ChunkSlice)],
+        window: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), RestoreError> {
+        let mut needs: HashMap<ChunkId, Need> = HashMap::new();
+        let mut order = Vec::new();
+        for (run, slice) in runs {
+            let need = needs.entry(slice.chunk.id).or_insert_with(|| {
+                order.push(slice.chunk.id);
+                Need {
+                    chunk: slice.chunk,
+                    offset: run.offset,
+                    bytes: 0,
+                }
+            });
+            need.bytes += run.len;
+        }
+        let chunks = self.chunks(&order, &needs)?;
+        for (run, slice) in runs {
+            let short = || RestoreError::ShortChunk {
+                chunk: slice.chunk.id,
+                offset: run.offset,
+            };
+            let opened = chunks.get(&slice.chunk.id).ok_or_else(short)?;
+            let part = slice.at_bytes..slice.at_bytes + in_window(run.len);
+            if !has(opened, &part) {
+                return Err(short());
+            }
+            let start = in_window(run.offset - window);
+            bytes[start..start + part.len()]
+                .copy_from_slice(opened.plain.get(part).ok_or_else(short)?);
+        }
+        Ok(())
     }
 
     fn chunks(
@@ -240,6 +264,11 @@ impl<'a> Filler<'a> {
             }),
         }
     }
+}
+
+/// Returns a length or place within a window.
+fn in_window(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a window has a few MiB")
 }
 
 /// Says whether a chunk has all of these bytes; a partial one lacks some.

@@ -6,5 +6,6 @@ mod backup;
 mod disks;
 mod restore;
 mod resume;
+mod seeds;
 mod support;
 mod verify;

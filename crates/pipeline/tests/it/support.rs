@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use model::{ByteRange, ChangedRanges, ImageRef, VaultId};
 use pipeline::{
-    BackupError, BackupLink, BackupSession, FetchedChunk, ImageOutcome, ImageSource, ImageTarget,
-    Options, Plan, RestoreError, RestoreLink, RestoreOutcome, SessionFigures, restore_image,
+    BackupError, BackupLink, BackupSession, CellHashes, ChunkCells, FetchedChunk, ImageOutcome,
+    ImageSource, ImageTarget, Options, Plan, RestoreError, RestoreLink, RestoreOutcome,
+    SessionFigures, restore_image,
 };
 use store::{
-    BoxError, ChunkId, Decoder, EntryId, KeyMaterial, Node, NodeId, PackKeys, PackReader, PackSeal,
-    RunSource, SealedEntry, SealedPack, SessionKeys, VaultKeys,
+    BoxError, CellKey, ChunkId, Decoder, EntryId, KeyMaterial, Node, NodeId, PackKeys, PackReader,
+    PackSeal, RunSource, SealedEntry, SealedPack, SessionKeys, VaultKeys, seal_cells,
 };
 use vhdx::{Extent, ExtentKind};
 
@@ -49,6 +50,8 @@ pub(crate) struct Vault {
     pub(crate) fault: Option<Fault>,
     pub(crate) calls: [AtomicU64; 4],
     pub(crate) fetched: AtomicU64,
+    /// Bytes of chunks, cells and cell hashes that went over the link, with what names them.
+    pub(crate) wire: AtomicU64,
 }
 
 impl Vault {
@@ -60,11 +63,27 @@ impl Vault {
             fault: None,
             calls: Default::default(),
             fetched: AtomicU64::new(0),
+            wire: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn names(&self) -> SessionKeys {
         self.keys.session().clone()
+    }
+
+    pub(crate) fn cell_key(&self) -> CellKey {
+        self.keys.cell_key([7; 16])
+    }
+
+    fn plain(&self, id: ChunkId) -> Option<Vec<u8>> {
+        let entry = self
+            .entries
+            .lock()
+            .unwrap()
+            .get(&EntryId::Chunk(id))?
+            .clone();
+        let opened = entry.open(&self.keys, &self.names(), &mut Decoder::new());
+        Some(opened.unwrap().plain)
     }
 
     fn fail(&self, call: usize, make: fn(u64) -> Fault) -> Result<(), BoxError> {
@@ -177,12 +196,52 @@ impl RestoreLink for Vault {
         // In another order than asked for, those that are missing left out.
         for id in ids.iter().rev() {
             if let Some(entry) = entries.get(&EntryId::Chunk(*id)) {
+                self.wire
+                    .fetch_add(entry.info().sealed_len() + 96, Ordering::Relaxed);
                 let key = Arc::new(self.keys.pack_key(entry.generation(), entry.salt())?);
                 found.push(FetchedChunk {
                     entry: entry.clone(),
                     key,
                 });
             }
+        }
+        Ok(found)
+    }
+
+    fn cell_hashes(&self, asks: &[ChunkCells]) -> Result<Vec<CellHashes>, BoxError> {
+        let key = self.cell_key();
+        // In another order than asked for, those that are missing left out.
+        Ok(asks
+            .iter()
+            .rev()
+            .filter_map(|ask| {
+                let plain = self.plain(ask.id)?;
+                let hashes = key.hashes(&plain, ask.cells)?;
+                let bytes = 72 + 16 * hashes.len() as u64;
+                self.wire.fetch_add(bytes, Ordering::Relaxed);
+                Some(CellHashes { id: ask.id, hashes })
+            })
+            .collect())
+    }
+
+    fn fetch_cells(&self, asks: &[ChunkCells]) -> Result<Vec<FetchedChunk>, BoxError> {
+        self.fail(3, Fault::Fetch)?;
+        let seal = self.keys.new_seal()?;
+        let plains: Vec<_> = asks
+            .iter()
+            .rev()
+            .filter_map(|ask| Some((ask.id, self.plain(ask.id)?, ask.cells)))
+            .collect();
+        let parts = plains
+            .iter()
+            .map(|(id, plain, cells)| (*id, plain.as_slice(), *cells));
+        let entries = seal_cells(seal, parts)?;
+        let mut found = Vec::new();
+        for entry in entries {
+            self.wire
+                .fetch_add(entry.info().sealed_len() + 104, Ordering::Relaxed);
+            let key = Arc::new(self.keys.pack_key(entry.generation(), entry.salt())?);
+            found.push(FetchedChunk { entry, key });
         }
         Ok(found)
     }
