@@ -5,11 +5,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use api::cells::{CELL_ASKS_PER_REQUEST, CellAsk, read_hashes};
 use api::frames::{PackKeyBytes, Tag};
 use api_client::{Agent, ClientError, Kind};
 use bytes::{Bytes, BytesMut};
 use model::SessionId;
-use pipeline::{BackupLink, FetchedChunk, RestoreLink};
+use pipeline::{BackupLink, CellHashes, ChunkCells, FetchedChunk, RestoreLink};
 use store::{BoxError, ChunkId, NodeId, PackKey, PackSeal, Salt, SealedEntry, SealedPack};
 use tokio::runtime::Handle;
 
@@ -120,6 +121,27 @@ impl ServerLink {
             .collect()
     }
 
+    /// Asks for a stream of data, and counts what came.
+    fn frames<A>(&self, ask: A) -> Result<Vec<(Tag, Bytes)>, LinkError>
+    where
+        A: AsyncFn() -> Result<api_client::FrameStream, ClientError>,
+    {
+        let frames = self.wait(self.streamed(ask, |stream| {
+            Box::pin(async move {
+                let mut frames = Vec::new();
+                while let Some(frame) = stream.next().await? {
+                    frames.push(frame);
+                }
+                Ok(frames)
+            })
+        }))?;
+        let sent: usize = frames.iter().map(|(_, payload)| payload.len()).sum();
+        self.context.figures(|figures| {
+            figures.bytes_sent += u64::try_from(sent).unwrap_or(u64::MAX);
+        });
+        Ok(frames)
+    }
+
     /// Asks for a stream and reads it to its end, again where it was cut.
     async fn streamed<T, A, R>(&self, ask: A, read: R) -> Result<T, LinkError>
     where
@@ -206,26 +228,48 @@ impl RestoreLink for ServerLink {
     fn fetch(&self, ids: &[ChunkId]) -> Result<Vec<FetchedChunk>, BoxError> {
         let mut chunks = Vec::with_capacity(ids.len());
         for part in ids.chunks(api::IDS_PER_REQUEST) {
-            let frames = self.wait(self.streamed(
-                || self.server.chunks(self.session, joined(part)),
-                |stream| {
-                    Box::pin(async move {
-                        let mut frames = Vec::new();
-                        while let Some(frame) = stream.next().await? {
-                            frames.push(frame);
-                        }
-                        Ok(frames)
-                    })
-                },
-            ))?;
-            let sent: usize = frames.iter().map(|(_, payload)| payload.len()).sum();
-            self.context.figures(|figures| {
-                figures.bytes_sent += u64::try_from(sent).unwrap_or(u64::MAX);
-            });
-            decode_chunks(frames, &mut chunks)?;
+            let ask = || self.server.chunks(self.session, joined(part));
+            decode_chunks(self.frames(ask)?, &mut chunks)?;
         }
         Ok(chunks)
     }
+
+    fn cell_hashes(&self, asks: &[ChunkCells]) -> Result<Vec<CellHashes>, BoxError> {
+        let mut answers = Vec::with_capacity(asks.len());
+        for part in asks.chunks(CELL_ASKS_PER_REQUEST) {
+            let ask = || self.server.cell_hashes(self.session, encoded(part));
+            for (tag, payload) in self.frames(ask)? {
+                if tag == Tag::Cells {
+                    let (id, hashes) = read_hashes(&payload)
+                        .ok_or(LinkError::Nonsense("hashes of cells cannot be read"))?;
+                    answers.push(CellHashes {
+                        id: ChunkId(id),
+                        hashes: hashes.to_vec(),
+                    });
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    fn fetch_cells(&self, asks: &[ChunkCells]) -> Result<Vec<FetchedChunk>, BoxError> {
+        let mut chunks = Vec::with_capacity(asks.len());
+        for part in asks.chunks(CELL_ASKS_PER_REQUEST) {
+            let ask = || self.server.cells(self.session, encoded(part));
+            decode_chunks(self.frames(ask)?, &mut chunks)?;
+        }
+        Ok(chunks)
+    }
+}
+
+fn encoded(asks: &[ChunkCells]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(asks.len() * CellAsk::LEN);
+    for ask in asks {
+        let cells = ask.cells.bits().get();
+        let chunk = *ask.id.as_bytes();
+        CellAsk { chunk, cells }.encode_to(&mut bytes);
+    }
+    bytes
 }
 
 /// Joins each sealed chunk with the key of its pack, which came before it.
@@ -257,7 +301,7 @@ fn decode_chunks(
                 ))?;
                 chunks.push(FetchedChunk { entry, key });
             }
-            Tag::Node | Tag::Problem | Tag::End => {}
+            Tag::Node | Tag::Cells | Tag::Problem | Tag::End => {}
         }
     }
     Ok(())

@@ -17,6 +17,8 @@
 //! | `PUT /agent/v1/sessions/{s}/packs/{pack}` | the pack → 204 once durable and checked |
 //! | `POST /agent/v1/sessions/{s}/nodes` | ids, 32 bytes each → frames `Node`, `End` |
 //! | `POST /agent/v1/sessions/{s}/chunks` | ids, 32 bytes each → frames `Seal`, `Entry`, `End` |
+//! | `POST /agent/v1/sessions/{s}/cell-hashes` | [`crate::cells::CellAsk`]s → frames `Cells`, `End` |
+//! | `POST /agent/v1/sessions/{s}/cells` | [`crate::cells::CellAsk`]s → frames `Seal`, `Entry`, `End` |
 //! | `POST /agent/v1/sessions/{s}/publish` | [`Publish`] → [`Published`], or a problem `chunks-missing` |
 //! | `POST /agent/v1/sessions/{s}/bases` | [`Bases`] → 204 |
 //! | `POST /agent/v1/sessions/{s}/close` | [`CloseSession`] → 204 |
@@ -590,6 +592,24 @@ pub struct RestoreSession {
     pub point: RecoveryPoint,
     /// Key of chunk ids (32 bytes, hexadecimal).
     pub id_key: String,
+    /// What it takes to find content on the host, where the server can send single cells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeds: Option<SeedKeys>,
+}
+
+/// Keys with which an agent finds on its host what need not come.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SeedKeys {
+    /// Key of the cutter (32 bytes, hexadecimal).
+    pub cut_key: String,
+    /// Key of this session's cell hashes (32 bytes, hexadecimal).
+    pub cell_key: String,
+}
+
+impl std::fmt::Debug for SeedKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SeedKeys(..)")
+    }
 }
 
 /// Closes a session; what it pinned is free.

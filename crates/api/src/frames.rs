@@ -17,6 +17,8 @@ pub enum Tag {
     Entry,
     /// Plain bytes of a tree node, after its id (32 bytes).
     Node,
+    /// Hashes of some cells of a chunk, after its id ([`crate::cells`]).
+    Cells,
     /// Why the stream stops here: a JSON [`crate::Problem`].
     Problem,
     /// The stream is complete.
@@ -31,6 +33,7 @@ impl Tag {
             Tag::Node => 3,
             Tag::Problem => 4,
             Tag::End => 5,
+            Tag::Cells => 6,
         }
     }
 }
@@ -125,6 +128,7 @@ pub fn split(buffer: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
         3 => Tag::Node,
         4 => Tag::Problem,
         5 => Tag::End,
+        6 => Tag::Cells,
         other => return Err(FrameError::Tag(other)),
     };
     let Some((len, rest)) = rest.split_first_chunk::<4>() else {

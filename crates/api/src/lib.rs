@@ -6,6 +6,7 @@
 //! Errors of both are RFC 9457 problems, see [`Problem`]. [`receipt`] is a file format: what proves a restore.
 
 pub mod agent_v1;
+pub mod cells;
 pub mod frames;
 mod problem;
 pub mod receipt;

@@ -262,6 +262,26 @@ impl Agent {
             .await
     }
 
+    /// Asks what single cells of chunks hash to (`api::cells`); the caller repeats it where the stream is cut.
+    pub async fn cell_hashes(
+        &self,
+        session: SessionId,
+        asks: Vec<u8>,
+    ) -> Result<FrameStream, ClientError> {
+        let url = format!("{}/sessions/{session}/cell-hashes", self.base);
+        self.stream(url, asks).await
+    }
+
+    /// Asks for single cells of chunks (`api::cells`), sealed; the caller repeats it where the stream is cut.
+    pub async fn cells(
+        &self,
+        session: SessionId,
+        asks: Vec<u8>,
+    ) -> Result<FrameStream, ClientError> {
+        self.stream(format!("{}/sessions/{session}/cells", self.base), asks)
+            .await
+    }
+
     /// Commits a recovery point.
     pub async fn publish(
         &self,

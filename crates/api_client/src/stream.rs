@@ -55,7 +55,7 @@ impl FrameStream {
                             .map_err(|error| unexpected(format!("unreadable problem: {error}")))?;
                         Err(ClientError::Problem(Box::new(problem)))
                     }
-                    Tag::Seal | Tag::Entry | Tag::Node => Ok(Some((tag, payload))),
+                    Tag::Seal | Tag::Entry | Tag::Node | Tag::Cells => Ok(Some((tag, payload))),
                 };
             }
             let chunk = self

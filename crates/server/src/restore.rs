@@ -1,6 +1,6 @@
 //! Restore sessions: the write connection over which a recovery point goes to an agent.
 
-use api::agent_v1::{OpenRestore, RestoreSession};
+use api::agent_v1::{OpenRestore, RestoreSession, SeedKeys};
 use axum::extract::State;
 use catalog::{Actor, SessionKind};
 use model::{JobId, PointId, RecoveryPoint};
@@ -43,10 +43,16 @@ pub(crate) async fn open(
             return Err(err);
         }
     };
+    let keys = app.vault.keys();
+    let seeds = SeedKeys {
+        cut_key: hex::encode(keys.session().expose_cut_key()),
+        cell_key: hex::encode(keys.cell_key(*session.id.0.as_bytes()).expose()),
+    };
     Ok(Json(RestoreSession {
         session: session.id,
         point,
-        id_key: hex::encode(app.vault.keys().session().expose_id_key()),
+        id_key: hex::encode(keys.session().expose_id_key()),
+        seeds: Some(seeds),
     }))
 }
 

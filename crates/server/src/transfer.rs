@@ -1,7 +1,9 @@
-//! What agents move within a session: "have?", pack keys, packs, tree nodes, sealed chunks.
+//! What agents move within a session: "have?", pack keys, packs, tree nodes, sealed chunks, single cells ([`cells`]).
 //!
 //! Streams are frames (`api::frames`); one that fails says why in its last frame. Whatever a stream hands out is pinned
 //! for the session first.
+
+mod cells;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -24,6 +26,7 @@ use crate::app::{App, Shared};
 use crate::clock;
 use crate::http::{ApiError, ApiResult, Body, Json, PathId};
 use crate::vault::Vault;
+pub(crate) use cells::{cell_hashes, cells};
 
 /// The most pack keys of one request.
 const SEALS_MAX: u32 = 64;

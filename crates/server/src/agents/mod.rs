@@ -47,6 +47,11 @@ pub(crate) fn router(app: &Shared) -> Router {
             post(transfer::chunks),
         )
         .route(
+            "/agent/v1/sessions/{session}/cell-hashes",
+            post(transfer::cell_hashes),
+        )
+        .route("/agent/v1/sessions/{session}/cells", post(transfer::cells))
+        .route(
             "/agent/v1/sessions/{session}/publish",
             post(backup::publish),
         )

@@ -1,16 +1,18 @@
 //! Reading entries: neighbours in a pack in one request, several requests ahead, order kept.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
-use store::{Decoder, EntryId, NodeId, ObjectErrorKind, ObjectName, PackError, SealedEntry};
+use store::{
+    Decoder, EntryId, NodeId, ObjectErrorKind, ObjectName, Opened, PackError, SealedEntry,
+};
 
 use super::Vault;
 use super::locate::{Located, error_text};
-use crate::http::ApiError;
+use crate::http::{ApiError, ApiResult};
 
 /// The most bytes of one request to the store.
 const REQUEST_BYTES: u64 = 4 * model::MIB;
@@ -151,6 +153,51 @@ impl Vault {
             }
             Err(err) => Err(ReadError::Failed(ApiError::internal(err))),
         }
+    }
+
+    /// Reads and opens entries, in the order of the request; `None` for one that is missing or does not open, which is noted
+    /// as damage.
+    pub(crate) async fn read_opened(
+        self: &Arc<Self>,
+        ids: Vec<EntryId>,
+    ) -> ApiResult<Vec<Option<Opened>>> {
+        let located = self.locate(ids.clone(), &HashSet::new()).await?;
+        let there = ids.iter().zip(&located);
+        let there: Vec<EntryId> = there
+            .filter(|(_, place)| place.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        let mut pieces = Box::pin(self.read_sealed(there).await?);
+        let mut sealed = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            match piece {
+                Ok(piece) => sealed.push(piece),
+                Err(ReadError::Missing(_)) => {}
+                Err(ReadError::Failed(err)) => return Err(err),
+            }
+        }
+        let keys = Arc::clone(&self.keys);
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut decoder = Decoder::new();
+            let open = |piece: Piece| {
+                let opened = piece.sealed.open(&*keys, keys.session(), &mut decoder);
+                (piece.sequence, piece.sealed.id(), opened)
+            };
+            sealed.into_iter().map(open).collect::<Vec<_>>()
+        });
+        let mut good = HashMap::new();
+        for (sequence, id, opened) in opening.await.map_err(ApiError::internal)? {
+            match opened {
+                Ok(opened) => {
+                    good.insert(id, opened);
+                }
+                Err(err) => match self.bad_entry(sequence, id, &err).await {
+                    ReadError::Missing(_) => {}
+                    ReadError::Failed(err) => return Err(err),
+                },
+            }
+        }
+        Ok(ids.iter().map(|id| good.remove(id)).collect())
     }
 
     async fn bad_entry(&self, sequence: u64, id: EntryId, err: &PackError) -> ReadError {

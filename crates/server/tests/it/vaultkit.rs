@@ -352,7 +352,7 @@ pub(crate) async fn read_chunks(
                 let opened = entry.open(key, names, &mut store::Decoder::new()).unwrap();
                 plains.push(opened.plain);
             }
-            Tag::Node | Tag::Problem | Tag::End => panic!("{tag:?} among chunks"),
+            Tag::Node | Tag::Cells | Tag::Problem | Tag::End => panic!("{tag:?} among chunks"),
         }
     }
     Ok(plains)
