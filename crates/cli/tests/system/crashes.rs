@@ -6,6 +6,7 @@
 //! a few of the calls. The campaign, run by hand (`.ci/long`), takes call after call until a restore comes to its end
 //! unkilled, then random moments: `REPRISE_CRASHES` of them, 500 if not said, from the seed `REPRISE_CRASH_SEED`.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,11 +23,30 @@ enum Kind {
     Gone,
     /// A VM to another place.
     Copy,
+    /// A VM over itself: the one that is there makes room.
+    Over,
+    /// A restore of a VM over itself is undone.
+    Undo,
     /// A disk to a file.
     Files,
+    /// A disk in place of the one that the VM has.
+    Replace,
+    /// A disk to another VM.
+    Attach,
 }
 
-const KINDS: [Kind; 3] = [Kind::Gone, Kind::Copy, Kind::Files];
+const KINDS: [Kind; 7] = [
+    Kind::Gone,
+    Kind::Copy,
+    Kind::Over,
+    Kind::Undo,
+    Kind::Files,
+    Kind::Replace,
+    Kind::Attach,
+];
+
+/// The VMs of the host: whether each runs, and what its guest sees of every disk.
+type Fleet = BTreeMap<String, (String, Vec<String>)>;
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +80,24 @@ struct Ground {
     world: World,
     point: String,
     /// What the disks hold in the recovery point.
-    stored: [String; 2],
+    stored: Vec<String>,
     /// Restores so far; names what they make.
     number: u32,
+}
+
+/// One restore that is to be struck.
+struct Round {
+    kind: Kind,
+    name: String,
+    /// The restore that an undo undoes.
+    undone: Option<String>,
+    job: String,
+    /// The VMs before.
+    old: Fleet,
+    /// The VMs if it goes well.
+    new: Fleet,
+    /// The files before, without those of the tracker.
+    files: Vec<String>,
 }
 
 impl Ground {
@@ -71,7 +106,10 @@ impl Ground {
         add_vm(&world, 0, "vm", &[32, 32]);
         let job = world.back_up("vm", &[]);
         let point = text(&job["point"]).to_owned();
-        let stored = hashes(&world, "vm");
+        let stored = fleet(&world)["vm"].1.clone();
+        // The VM goes on: what it holds from here on is in no recovery point.
+        guest_write(&world, "vm", 0, 2 * MIB, MIB, 1);
+        guest_write(&world, "vm", 1, 2 * MIB, MIB, 2);
         Self {
             world,
             point,
@@ -80,51 +118,103 @@ impl Ground {
         }
     }
 
-    /// Asks for a restore and returns the job.
-    fn start(&self, kind: Kind) -> String {
-        let name = format!("copy{}", self.number);
+    /// Makes the ground ready for a restore of a kind, sets the trap and asks for the restore.
+    fn begin(
+        &mut self,
+        kind: Kind,
+        trap: impl FnOnce(&Self) -> Option<Trap>,
+    ) -> (Round, Option<Trap>) {
+        self.number += 1;
+        let name = format!(
+            "{}{}",
+            if kind == Kind::Attach {
+                "spare"
+            } else {
+                "copy"
+            },
+            self.number
+        );
         let folder = format!("D:\\{name}");
-        let mut words = vec!["restore", "start", "vm", "--point", &self.point];
+        let (files, before) = (files(&self.world), fleet(&self.world));
+        let mut undone = None;
         match kind {
-            Kind::Gone => {}
-            Kind::Copy => words.extend(["--to", "HV01", "--name", &name, "--folder", &folder]),
-            Kind::Files => words.extend(["--disk", "disk1.vhdx", "--folder", &folder]),
+            Kind::Gone => destroy_vm(&self.world, 0, "vm"),
+            Kind::Attach => add_vm(&self.world, 0, &name, &[8]),
+            Kind::Copy | Kind::Over | Kind::Files | Kind::Replace => {}
+            Kind::Undo => {
+                undone = Some(job_id(&self.world.restore("vm", &["--point", &self.point])));
+            }
         }
-        job_id(&self.world.cli.json(&words))
+        let old = fleet(&self.world);
+        let mut new = if kind == Kind::Undo {
+            before
+        } else {
+            old.clone()
+        };
+        let restored = ("off".to_owned(), self.stored.clone());
+        match kind {
+            Kind::Gone | Kind::Over => drop(new.insert("vm".to_owned(), restored)),
+            Kind::Copy => drop(new.insert(name.clone(), restored)),
+            // The undo gives back what was there, running as it was.
+            Kind::Undo | Kind::Files => {}
+            Kind::Replace => new.get_mut("vm").unwrap().1[1].clone_from(&self.stored[1]),
+            Kind::Attach => new.get_mut(&name).unwrap().1.push(self.stored[1].clone()),
+        }
+        let trap = trap(self);
+        let point = ["vm", "--point", &self.point];
+        let start = [&["restore", "start"], &point[..]].concat();
+        let words = match kind {
+            Kind::Gone | Kind::Over => start,
+            Kind::Copy => [
+                &start[..],
+                &["--to", "HV01", "--name", &name, "--folder", &folder],
+            ]
+            .concat(),
+            Kind::Undo => vec!["restore", "undo", undone.as_ref().unwrap()],
+            Kind::Files => [&start[..], &["--disk", "disk1.vhdx", "--folder", &folder]].concat(),
+            Kind::Replace => [&start[..], &["--disk", "disk1.vhdx", "--replace-disk"]].concat(),
+            Kind::Attach => [&start[..], &["--disk", "disk1.vhdx", "--attach", &name]].concat(),
+        };
+        let job = job_id(&self.world.cli.json(&words));
+        let round = Round {
+            kind,
+            name,
+            undone,
+            job,
+            old,
+            new,
+            files,
+        };
+        (round, trap)
     }
 
     /// Restores with a kill in between and looks at what is there afterwards. Says whether the kill came in time, and how
     /// the job ended.
     fn strike(&mut self, kind: Kind, victim: Victim, moment: Moment) -> (bool, String) {
-        self.number += 1;
-        if kind == Kind::Gone {
-            destroy_vm(&self.world, 0, "vm");
-        }
-        let trap = match moment {
-            Moment::Call(call, nth) => Some(Trap::set(self.pid(victim), call, nth)),
+        let (round, trap) = self.begin(kind, |ground| match moment {
+            Moment::Call(call, nth) => Some(Trap::set(ground.pid(victim), call, nth)),
             Moment::After(_) => None,
-        };
-        let job = self.start(kind);
+        });
         let struck = match (moment, trap) {
             (Moment::After(time), _) => {
                 // A random moment is what is tested here.
                 std::thread::sleep(time);
-                !is_over(&self.world.cli.json(&["job", "show", &job]))
+                !is_over(&self.world.cli.json(&["job", "show", &round.job]))
             }
-            (Moment::Call(..), trap) => self.wait_for_kill(victim, &job, trap),
+            (Moment::Call(..), trap) => self.wait_for_kill(victim, &round.job, trap),
         };
         if struck || matches!(moment, Moment::After(_)) {
             self.revive(victim);
         }
         let end = self
             .world
-            .wait_for_job(&job, &["succeeded", "warnings", "failed"]);
+            .wait_for_job(&round.job, &["succeeded", "warnings", "failed"]);
         let end = text(&end["state"]).to_owned();
         let context = format!(
             "restore {} {kind:?}, {victim:?} killed at {moment:?} ({struck}), {end}",
             self.number
         );
-        self.check(kind, &end, &context);
+        self.check(&round, &end, &context);
         (struck, end)
     }
 
@@ -189,66 +279,61 @@ impl Ground {
     }
 
     /// The old or the new is there, whole, and nothing else; then makes room for the next restore.
-    fn check(&mut self, kind: Kind, end: &str, context: &str) {
+    fn check(&mut self, round: &Round, end: &str, context: &str) {
+        let (kind, name) = (round.kind, &round.name);
         let well = matches!(end, "succeeded" | "warnings");
         // What a failed job left is removed before its agent is ready again.
         self.world.wait_for_host("HV01", "ready");
-        let host = &self.world.hosts[0];
-        let name = format!("copy{}", self.number);
         self.world
             .wait_for(&format!("an empty journal: {context}"), || {
                 self.journals().is_empty().then_some(())
             });
-        let mut expected: Vec<String> = vec!["vm".to_owned()];
-        match kind {
-            Kind::Gone if well => assert_eq!(hashes(&self.world, "vm"), self.stored, "{context}"),
-            Kind::Gone => expected.clear(),
-            Kind::Copy if well => {
-                assert_eq!(hashes(&self.world, &name), self.stored, "{context}");
-                expected.push(name.clone());
-            }
-            Kind::Files if well => {
-                let file = host.local(&format!("D:\\{name}\\disk1.vhdx"));
-                assert_eq!(disk_hash(&file), self.stored[1], "{context}");
-            }
-            Kind::Copy | Kind::Files => {}
+        let expected = if well { &round.new } else { &round.old };
+        assert_eq!(&fleet(&self.world), expected, "{context}");
+        let host = &self.world.hosts[0];
+        if kind == Kind::Files && well {
+            let file = host.local(&format!("D:\\{name}\\disk1.vhdx"));
+            assert_eq!(disk_hash(&file), self.stored[1], "{context}");
         }
-        let vms = host.ctl(&["vm", "list"]);
-        let mut found: Vec<&str> = vms
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|vm| text(&vm["name"]))
-            .collect();
-        found.sort_unstable();
-        expected.sort();
-        assert_eq!(found, expected, "{context}");
-        let files = host.files("*");
-        let stray: Vec<_> = files
-            .iter()
-            .filter(|(path, _)| path.contains(".reprise-"))
-            .collect();
-        assert!(stray.is_empty(), "{context}: {stray:?}");
-        let copies: Vec<_> = files
-            .iter()
-            .filter(|(path, _)| path.starts_with("D:\\"))
-            .collect();
-        assert!(
-            well && kind != Kind::Gone || copies.is_empty(),
-            "{context}: {copies:?}"
-        );
-        if kind == Kind::Copy && well {
-            host.ctl(&["vm", "remove", &name]);
+        // What is kept goes when it is said to.
+        let keeps = match kind {
+            Kind::Over | Kind::Replace | Kind::Undo if well => Some(&round.job),
+            Kind::Undo => round.undone.as_ref(),
+            Kind::Gone | Kind::Copy | Kind::Over | Kind::Files | Kind::Replace | Kind::Attach => {
+                None
+            }
+        };
+        if let Some(job) = keeps {
+            self.world
+                .run_and_wait(&["restore", "finish", job], &[])
+                .expect(0);
         }
-        let _ = std::fs::remove_dir_all(host.volume("D").join(&name));
+        if kind == Kind::Attach || kind == Kind::Copy && well {
+            host.ctl(&["vm", "remove", name]);
+        }
+        for volume in ["D", r"C"] {
+            let folder = host.volume(volume);
+            let _ = std::fs::remove_dir_all(folder.join(name));
+            let _ = std::fs::remove_dir_all(folder.join("VMs").join(name));
+        }
         if kind == Kind::Gone && !well {
             self.world.restore("vm", &["--point", &self.point]);
-            assert_eq!(hashes(&self.world, "vm"), self.stored, "{context}");
         }
-        // Restored, it is off.
-        self.world.hosts[0].run_ctl(&["power", "vm", "on"]);
-        // The VM goes on: what it holds now is in no recovery point.
-        guest_write(&self.world, "vm", 0, 3 * MIB, MIB, u64::from(self.number));
+        // Of what the restore made nothing is left but the VM.
+        assert_eq!(files(&self.world), round.files, "{context}");
+        if fleet(&self.world)["vm"].0 == "off" {
+            self.world.hosts[0].run_ctl(&["power", "vm", "on"]);
+        }
+        for disk in [0, 1] {
+            guest_write(
+                &self.world,
+                "vm",
+                disk,
+                3 * MIB,
+                MIB,
+                u64::from(self.number),
+            );
+        }
     }
 
     /// Journals of jobs that the agent has not settled.
@@ -295,8 +380,29 @@ fn is_over(job: &Value) -> bool {
     !matches!(text(&job["state"]), "queued" | "running")
 }
 
-fn hashes(world: &World, vm: &str) -> [String; 2] {
-    [0, 1].map(|disk| world.hosts[0].guest_hash(vm, disk))
+fn fleet(world: &World) -> Fleet {
+    let host = &world.hosts[0];
+    let seen = |vm: &Value| {
+        let name = text(&vm["name"]).to_owned();
+        let shown = host.vm(&name).unwrap();
+        let disks = shown["disks"].as_array().map_or(0, Vec::len);
+        let content = (0..disks).map(|disk| host.guest_hash(&name, disk));
+        (
+            name.clone(),
+            (text(&shown["state"]).to_owned(), content.collect()),
+        )
+    };
+    let vms = host.ctl(&["vm", "list"]);
+    vms.as_array().unwrap().iter().map(seen).collect()
+}
+
+/// The files of the host. The change tracker's come and go with the disks that it watches.
+fn files(world: &World) -> Vec<String> {
+    let files = world.hosts[0].files("*").into_iter();
+    let mut paths: Vec<String> = files.map(|(path, _)| path).collect();
+    paths.retain(|path| !path.ends_with(".rct") && !path.ends_with(".mrt"));
+    paths.sort();
+    paths
 }
 
 #[test]
@@ -309,7 +415,7 @@ fn a_restore_that_is_killed_leaves_the_old_or_the_new() {
         (Kind::Gone, Victim::Agent, "renameat2", 1),
         (Kind::Copy, Victim::Agent, "rename", 6),
         (Kind::Files, Victim::Server, "fdatasync", 3),
-        (Kind::Copy, Victim::Host, "rename", 2),
+        (Kind::Over, Victim::Host, "rename", 4),
     ] {
         ground.strike(kind, victim, Moment::Call(call, nth));
     }
@@ -330,7 +436,7 @@ fn campaign_of_kills() {
     let told = |line: &str| {
         let _ = writeln!(std::io::stderr(), "{line}");
     };
-    let (mut kills, mut ends) = (0, std::collections::BTreeMap::<String, u32>::new());
+    let (mut kills, mut ends) = (0, BTreeMap::<String, u32>::new());
     if number("REPRISE_CRASH_CALLS", 1) == 1 {
         for kind in KINDS {
             for victim in [Victim::Agent, Victim::Host, Victim::Server] {
