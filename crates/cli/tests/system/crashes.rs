@@ -140,7 +140,9 @@ impl Ground {
         match kind {
             Kind::Gone => destroy_vm(&self.world, 0, "vm"),
             Kind::Attach => add_vm(&self.world, 0, &name, &[8]),
-            Kind::Copy | Kind::Over | Kind::Files | Kind::Replace => {}
+            // A disk is only replaced while the VM is off.
+            Kind::Replace => drop(self.world.hosts[0].ctl(&["power", "vm", "off"])),
+            Kind::Copy | Kind::Over | Kind::Files => {}
             Kind::Undo => {
                 undone = Some(job_id(&self.world.restore("vm", &["--point", &self.point])));
             }
