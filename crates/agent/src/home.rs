@@ -122,6 +122,17 @@ impl Home {
         written().with_context(|| format!("write {}", path.display()))
     }
 
+    /// Returns the local path of a file of the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Writes the folder's entries out, so that a new file survives a power loss.
+    pub(crate) fn sync(&self, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        sync_folder(path.parent().unwrap_or(&self.dir))
+    }
+
     /// Removes a file of the folder; one that is not there is removed already.
     pub(crate) fn remove(&self, name: &str) -> anyhow::Result<()> {
         let path = self.dir.join(name);
@@ -160,15 +171,16 @@ impl Home {
     }
 }
 
+/// Lets nobody but the agent's account read a file or folder.
 #[cfg(unix)]
-fn private(path: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn private(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// On Windows the folder's inherited access list decides.
 #[cfg(not(unix))]
-fn private(_path: &Path, _mode: u32) -> io::Result<()> {
+pub(crate) fn private(_path: &Path, _mode: u32) -> io::Result<()> {
     Ok(())
 }
 

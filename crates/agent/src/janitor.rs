@@ -25,8 +25,10 @@ const MERGE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the journal of a restore that succeeded is kept for a server that has not heard of it, in milliseconds.
 const REMEMBER_MILLIS: u64 = 8 * 24 * 60 * 60 * 1000;
 
-/// Undoes what journals of dead jobs name. Called before new work is asked for.
-pub(crate) async fn clean_up(shared: &Arc<Shared>, server: &Agent) -> anyhow::Result<()> {
+/// Undoes what journals of dead jobs name. Called before new work is asked for. Returns whether data of a restore was kept
+/// for its next attempt.
+pub(crate) async fn clean_up(shared: &Arc<Shared>, server: &Agent) -> anyhow::Result<bool> {
+    let mut kept = false;
     for name in shared.home.journals()? {
         let Some(journal) = Journal::open(Arc::clone(&shared.home), &name)? else {
             continue;
@@ -35,11 +37,71 @@ pub(crate) async fn clean_up(shared: &Arc<Shared>, server: &Agent) -> anyhow::Re
         if shared.running_jobs().contains(&entries.job) {
             continue;
         }
-        settle_journal(shared, server, &journal, &entries)
-            .await
-            .with_context(|| format!("clean up after job {} ({name})", entries.job))?;
+        let settled = if entries.succeeded.is_none() && !entries.is_backup() {
+            settle_restore(shared, server, &journal, &entries).await
+        } else {
+            let settled = settle_journal(shared, server, &journal, &entries).await;
+            settled.map(|()| false)
+        };
+        kept |= settled.with_context(|| format!("clean up after job {} ({name})", entries.job))?;
     }
-    Ok(())
+    Ok(kept)
+}
+
+/// Undoes what an attempt of a restore left, but for its data where the job has another attempt before it. Returns whether
+/// data was kept.
+async fn settle_restore(
+    shared: &Arc<Shared>,
+    server: &Agent,
+    journal: &Journal,
+    entries: &Entries,
+) -> anyhow::Result<bool> {
+    if taken_over(shared, entries)? {
+        journal.forget()?;
+        return Ok(false);
+    }
+    if entries.data_end() < entries.deeds.len() {
+        info!(job.id = %entries.job, "undoing what an interrupted restore did");
+        restore::undo_behind_data(shared, journal).await?;
+    }
+    if entries.data_end() == 0 {
+        journal.remove()?;
+        return Ok(false);
+    }
+    let verdict = match verdicts(server, vec![mark_of(entries)]).await {
+        Ok(verdicts) => verdicts.first().copied(),
+        Err(error) => {
+            // Nothing can be handed out meanwhile, either.
+            info!(job.id = %entries.job, "the data of an interrupted restore is kept: {error:#}");
+            return Ok(true);
+        }
+    };
+    match verdict {
+        Some(Verdict::Alive) => Ok(true),
+        Some(Verdict::Done | Verdict::Committed { .. }) => {
+            journal.remove()?;
+            Ok(false)
+        }
+        Some(Verdict::Dead) | None => {
+            info!(job.id = %entries.job, "removing the data of a restore that was given up");
+            restore::undo_all(shared, journal).await?;
+            journal.remove()?;
+            Ok(false)
+        }
+    }
+}
+
+/// Whether a later attempt has this journal's deeds in its own.
+fn taken_over(shared: &Shared, entries: &Entries) -> anyhow::Result<bool> {
+    for name in shared.home.journals()? {
+        if name.starts_with(&format!("jobs/{}-", entries.job))
+            && let Some(other) = shared.home.read::<Entries>(&name)?
+            && other.fence > entries.fence
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn settle_journal(
@@ -57,18 +119,9 @@ async fn settle_journal(
         release(shared, journal).await?;
         return journal.remove();
     }
-    let backup = entries
-        .deeds
-        .iter()
-        .any(|deed| matches!(deed, Deed::Checkpoint { .. }));
-    if !backup {
-        info!(job.id = %entries.job, "undoing what an interrupted restore did");
-        restore::undo_all(shared, journal).await?;
-        return journal.remove();
-    }
     let mark = mark_of(entries);
     match verdicts(server, vec![mark]).await?.first() {
-        Some(Verdict::Alive) => {}
+        Some(Verdict::Alive | Verdict::Done) => {}
         Some(Verdict::Committed { point }) => {
             let point = *point;
             let conversion = entries.deeds.iter().find_map(|deed| {
@@ -171,6 +224,7 @@ pub(crate) async fn settle_vm(
             job: mark.job,
             fence: mark.fence,
             vm,
+            restore: false,
         })
         .collect();
     let verdicts = verdicts(server, marks)
@@ -180,7 +234,7 @@ pub(crate) async fn settle_vm(
         info!(job.id = %mark.job, "checkpoint {} was left on VM {vm}: {verdict:?}", checkpoint.id);
         let journal = Journal::new(Arc::clone(&shared.home), mark.job, mark.fence, vm);
         match verdict {
-            Verdict::Alive => {}
+            Verdict::Alive | Verdict::Done => {}
             Verdict::Dead => shared
                 .host
                 .destroy_checkpoint(vm, &checkpoint.id)
@@ -359,6 +413,7 @@ fn mark_of(entries: &Entries) -> Mark {
         job: entries.job,
         fence: entries.fence,
         vm: entries.vm,
+        restore: !entries.is_backup(),
     }
 }
 

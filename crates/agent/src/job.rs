@@ -32,6 +32,8 @@ pub(crate) struct JobContext {
     pub(crate) job: JobId,
     /// Its fence.
     pub(crate) fence: Fence,
+    /// Whether a failure of this attempt ends the job.
+    pub(crate) last_attempt: bool,
     state: Mutex<Pending>,
     changed: Notify,
     stopped: CancellationToken,
@@ -59,6 +61,7 @@ impl JobContext {
             server,
             job: assignment.job,
             fence: assignment.fence,
+            last_attempt: assignment.last_attempt,
             state: Mutex::default(),
             changed: Notify::new(),
             stopped: CancellationToken::new(),

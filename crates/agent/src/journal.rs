@@ -38,6 +38,31 @@ pub(crate) struct Entries {
 }
 
 impl Entries {
+    /// Whether it is that of a backup.
+    pub(crate) fn is_backup(&self) -> bool {
+        let taken = |deed: &Deed| matches!(deed, Deed::Checkpoint { .. });
+        self.holds_shadows() || self.deeds.iter().any(taken)
+    }
+
+    /// Returns how many deeds there are up to the last file of data: what follows them is undone before a restore goes on.
+    pub(crate) fn data_end(&self) -> usize {
+        let last = self
+            .deeds
+            .iter()
+            .rposition(|deed| matches!(deed, Deed::Data { .. }));
+        last.map_or(0, |place| place + 1)
+    }
+
+    /// Returns the files of data with the names of their records.
+    pub(crate) fn data(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.deeds.iter().filter_map(|deed| {
+            if let Deed::Data { path, record } = deed {
+                return Some((path.as_str(), record.as_str()));
+            }
+            None
+        })
+    }
+
     /// Whether it is that of a backup by the VSS method, which never leaves anything to convert.
     pub(crate) fn holds_shadows(&self) -> bool {
         self.deeds
@@ -96,6 +121,14 @@ pub(crate) enum Deed {
     File {
         /// Path on the host.
         path: String,
+    },
+    /// A file of a restore's data is being written; its record says what of it is durable, so that a later attempt of the
+    /// job can go on with it.
+    Data {
+        /// Path on the host.
+        path: String,
+        /// Name of the record in the agent's data folder.
+        record: String,
     },
     /// A file we wrote gets its final name. Names are never taken over, so once `from` is gone, `to` is ours.
     Place {
@@ -207,6 +240,36 @@ impl Journal {
         }
     }
 
+    /// Makes the journal of another attempt of a restore: it begins with what earlier ones left.
+    pub(crate) fn take_over(
+        home: Arc<Home>,
+        job: JobId,
+        fence: Fence,
+        vm: VmId,
+    ) -> anyhow::Result<Self> {
+        let journal = Self::new(Arc::clone(&home), job, fence, vm);
+        let mut earlier = Vec::new();
+        for name in home.journals()? {
+            if name.starts_with(&format!("jobs/{job}-"))
+                && name != journal.name
+                && let Some(found) = home.read::<Entries>(&name)?
+            {
+                earlier.push((found.fence, found.deeds, name));
+            }
+        }
+        // The newest has all deeds of those before it: they were cut while one was taken over.
+        earlier.sort_by_key(|(fence, ..)| *fence);
+        if let Some((_, deeds, _)) = earlier.last() {
+            let mut entries = journal.lock();
+            entries.deeds.clone_from(deeds);
+            home.write(&journal.name, &*entries)?;
+        }
+        for (.., name) in &earlier {
+            home.remove(name)?;
+        }
+        Ok(journal)
+    }
+
     /// Opens a journal that a crash left.
     pub(crate) fn open(home: Arc<Home>, name: &str) -> anyhow::Result<Option<Self>> {
         let Some(entries) = home.read::<Entries>(name)? else {
@@ -275,9 +338,22 @@ impl Journal {
         entries.succeeded.is_some() || entries.deeds.is_empty()
     }
 
-    /// Removes the journal: nothing is left to undo or to tell.
+    /// Removes the journal with the records of its files: nothing is left to undo or to tell.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        for (_, record) in self.entries().data() {
+            self.home.remove(record)?;
+        }
         self.home.remove(&self.name)
+    }
+
+    /// Removes a journal whose deeds were taken over by a later attempt.
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
+        self.home.remove(&self.name)
+    }
+
+    /// Returns the data folder it is in.
+    pub(crate) fn home(&self) -> &Arc<Home> {
+        &self.home
     }
 
     fn save(&self, entries: &Entries) -> Result<(), JobError> {
@@ -319,6 +395,37 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_attempt_begins_with_the_deeds_of_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Arc::new(Home::open(dir.path()).unwrap());
+        let (job, vm) = (JobId::random(), VmId::random());
+        let data = |path: &str| Deed::Data {
+            path: path.to_owned(),
+            record: format!("jobs/{job}-1-0.pieces"),
+        };
+        let take = |fence| Journal::take_over(Arc::clone(&home), job, Fence(fence), vm).unwrap();
+        let first = take(1);
+        assert!(home.journals().unwrap().is_empty());
+        first.will(data("C:\\a")).unwrap();
+        first.will(Deed::Publishing).unwrap();
+        assert_eq!(first.entries().data_end(), 1);
+        let other = JobId::random();
+        let other = Journal::take_over(Arc::clone(&home), other, Fence(9), vm).unwrap();
+        assert_eq!(other.entries().deeds, []);
+        let second = take(2);
+        assert_eq!(second.entries().deeds, first.entries().deeds);
+        assert_eq!(home.journals().unwrap(), vec![second.name.clone()]);
+        // Cut before the older one was removed: the newer one counts.
+        second.will(data("C:\\b")).unwrap();
+        first.will(Deed::Resumed).unwrap();
+        let third = take(10);
+        assert_eq!(third.entries().deeds, second.entries().deeds);
+        assert_eq!(home.journals().unwrap(), vec![third.name.clone()]);
+        third.remove().unwrap();
+        assert!(home.journals().unwrap().is_empty());
+    }
 
     #[test]
     fn a_deed_is_on_disk_before_it_is_done() {

@@ -28,7 +28,9 @@ mod restore;
 mod worker;
 
 pub use enroll::{Enrolled, enroll};
-pub use options::{EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes};
+pub use options::{
+    CHECKPOINT_BYTES, EnrollOptions, HostAuth, HostOptions, RunOptions, SeveralVolumes,
+};
 pub use pipeline::RateLimit;
 pub use record::{RECORDED, RecordOptions, Recorded, record};
 pub use worker::run;

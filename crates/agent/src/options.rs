@@ -1,9 +1,14 @@
 //! What an agent is told at start.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use pipeline::RateLimit;
 use plan::restore::ReservePolicy;
+
+/// Bytes a restore writes, by default, between two points at which everything is made durable. What was written behind the
+/// last one, and what was on its way, is fetched again after a cut: with 96 MiB on the way that is less than 256 MiB.
+pub const CHECKPOINT_BYTES: NonZeroU64 = NonZeroU64::new(128 << 20).expect("not zero");
 
 /// How to enrol.
 #[derive(Clone, Debug)]
@@ -77,4 +82,6 @@ pub struct RunOptions {
     pub crash_at: Option<u64>,
     /// How fast all jobs together read and write disks; as fast as it goes without.
     pub rate: Option<RateLimit>,
+    /// Bytes a restore writes before it makes them durable and notes that in its journal; see [`CHECKPOINT_BYTES`].
+    pub checkpoint_bytes: NonZeroU64,
 }

@@ -3,7 +3,8 @@
 //! `space` gathers facts and plans; nothing is touched before the plan stands. `kind` confirms whether it is a VM or
 //! disks. `connect` opens the session over which data comes; `send` writes it into new files in a folder
 //! `.reprise-<job>` beside each target; `restore` renames them into place and registers the VM; `verify` reads every byte
-//! back and looks at the registered VM. Whatever fails is undone from the journal.
+//! back and looks at the registered VM. Whatever fails is undone from the journal; where the job has attempts left, the data
+//! that was written stays, and the next attempt goes on with it (`kept`).
 //!
 //! Disks of a point made of files come under the files' own names; `restore` merges them first (`chains`, `join`), or
 //! leaves them as they are where checkpoints come back (`tree`).
@@ -12,9 +13,11 @@ mod chains;
 mod disks;
 mod facts;
 mod join;
+mod kept;
 mod on_vm;
 mod preview;
 mod put_back;
+mod record;
 mod register;
 mod release;
 mod room;
@@ -29,9 +32,10 @@ use std::time::Instant;
 
 use api::agent_v1::{OpenRestore, RestoreWork, VoidBases};
 use model::{HumanBytes, JobId, VmId, host_path};
-use plan::restore::{RestoreKind, RestorePlan};
+use plan::restore::{Refusal, RestoreKind, RestorePlan};
 
-use crate::job::{JobContext, JobError};
+use crate::errors::task_error;
+use crate::job::{JobContext, JobError, Stop};
 use crate::journal::{Deed, Journal};
 use crate::worker::Shared;
 
@@ -40,7 +44,9 @@ pub(crate) use preview::answer;
 pub(crate) use put_back::{clear_spent, put_back_kept};
 pub(crate) use release::release_kept;
 pub(crate) use swap::{Definition, MovedAside, Swap};
-pub(crate) use undo::undo_all;
+pub(crate) use undo::{undo_all, undo_behind_data};
+
+use kept::{Leftovers, data_paths};
 
 /// What the parts of one restore share.
 pub(crate) struct Restore<'a> {
@@ -68,15 +74,20 @@ pub(crate) async fn run(
     };
     let result = restore.steps().await;
     if let Err(error) = &result {
-        context.note(format!("undoing what the restore did, because {error}"));
-        match undo_all(shared, journal).await {
-            Ok(()) => context.note("the host is as it was before"),
-            Err(undo) => context.note(format!(
-                "not all could be undone, the agent will try again: {undo}"
-            )),
-        }
+        restore.settle_failure(error).await;
     }
     result
+}
+
+/// Whether a job that ends an attempt like this goes on in another, so that the data written so far is of use.
+fn goes_on(error: &JobError, last_attempt: bool) -> bool {
+    match error {
+        JobError::Stopped(Stop::Cancelled) => false,
+        // Whether the job still counts is for the server to say; the janitor asks.
+        JobError::Stopped(Stop::Fenced | Stop::LeaseLost | Stop::Shutdown) => true,
+        JobError::NotReady(_) => true,
+        JobError::Failed { retry, .. } => *retry && !last_attempt,
+    }
 }
 
 impl Restore<'_> {
@@ -120,10 +131,69 @@ impl Restore<'_> {
         Ok(())
     }
 
+    /// Undoes what an attempt did that failed, as far as a later one has no use for it.
+    async fn settle_failure(&self, error: &JobError) {
+        let (context, journal) = (self.context, self.journal);
+        let keeps = goes_on(error, context.last_attempt) && journal.entries().data_end() > 0;
+        let (undone, after) = if keeps {
+            context.note(format!(
+                "keeping the data that was written for the next attempt, because {error}"
+            ));
+            let undone = undo_behind_data(self.shared, journal).await;
+            (undone, "all else on the host is as it was before")
+        } else {
+            context.note(format!("undoing what the restore did, because {error}"));
+            let undone = undo_all(self.shared, journal).await;
+            (undone, "the host is as it was before")
+        };
+        match undone {
+            Ok(()) => context.note(after),
+            Err(undo) => context.note(format!(
+                "not all could be undone, the agent will try again: {undo}"
+            )),
+        }
+    }
+
+    /// Plans with what earlier attempts left. Where another plan comes of it, that goes first.
+    async fn planned(&self) -> Result<RestorePlan, JobError> {
+        undo_behind_data(self.shared, self.journal).await?;
+        let left = {
+            let (files, journal) = (Arc::clone(&self.shared.files), Arc::clone(self.journal));
+            let looked = tokio::task::spawn_blocking(move || Leftovers::look(&files, &journal));
+            looked.await.map_err(task_error)??
+        };
+        let (preview, _) = preview::look(self.shared, self.work, &left).await?;
+        if left.is_empty() {
+            return Ok(preview.into_plan()?);
+        }
+        let plan = match preview.into_plan() {
+            Err(refusal @ Refusal::NotEnoughSpace { .. }) => {
+                let reason = format!(
+                    "{refusal}; {}; what was written is kept meanwhile, cancel the job to give it up",
+                    refusal.hint()
+                );
+                return Err(JobError::NotReady(reason));
+            }
+            Err(refusal) => return Err(refusal.into()),
+            Ok(plan) => plan,
+        };
+        let data = data_paths(&self.beside(&plan), self.context.job);
+        if left
+            .paths()
+            .all(|path| data.iter().any(|own| host_path::same(own, path)))
+        {
+            return Ok(plan);
+        }
+        self.context
+            .note("what was written before the cut does not fit the plan any more; it goes");
+        undo_all(self.shared, self.journal).await?;
+        let (preview, _) = preview::look(self.shared, self.work, &Leftovers::default()).await?;
+        Ok(preview.into_plan()?)
+    }
+
     /// Gathers facts and plans; refuses where there is no room (S12).
     async fn plan(&self) -> Result<(RestorePlan, String), JobError> {
-        let (preview, _) = preview::look(self.shared, self.work).await?;
-        let plan = preview.into_plan()?;
+        let plan = self.planned().await?;
         let collisions = plan.identities.iter().flat_map(|found| &found.collisions);
         for collision in collisions {
             self.context.note(collision.to_string());

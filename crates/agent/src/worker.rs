@@ -29,6 +29,8 @@ use crate::{backup, clock, enroll, errors, host, janitor, restore};
 
 /// How long the server may hold a poll.
 const POLL_WAIT_SECS: u32 = 25;
+/// The same while data of a restore is kept for its next attempt: once the job is called off, the data goes.
+const KEPT_WAIT_SECS: u32 = 5;
 /// Pause before the next look at a host that is not ready, or a server that does not answer.
 const UNREADY_PAUSE: Duration = Duration::from_secs(2);
 /// How long running jobs may take to clean up when the agent is stopped.
@@ -199,16 +201,24 @@ async fn turn(
     tasks: &TaskTracker,
 ) -> Option<Duration> {
     let mut readiness = host.readiness;
-    if readiness == Readiness::Ready
-        && let Err(error) = janitor::clean_up(shared, server).await
-    {
-        readiness = Readiness::NotReady {
-            reason: format!("what an earlier job left cannot be cleaned up yet: {error:#}"),
-        };
+    let mut kept = false;
+    if readiness == Readiness::Ready {
+        match janitor::clean_up(shared, server).await {
+            Ok(found) => kept = found,
+            Err(error) => {
+                readiness = Readiness::NotReady {
+                    reason: format!("what an earlier job left cannot be cleaned up yet: {error:#}"),
+                };
+            }
+        }
     }
     let ready = readiness == Readiness::Ready;
     let request = PollRequest {
-        wait_secs: if ready { POLL_WAIT_SECS } else { 0 },
+        wait_secs: match (ready, kept) {
+            (true, false) => POLL_WAIT_SECS,
+            (true, true) => KEPT_WAIT_SECS,
+            (false, _) => 0,
+        },
         instance: instance.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         readiness,
@@ -286,14 +296,21 @@ async fn run_job(shared: &Arc<Shared>, context: &Arc<JobContext>, work: Work) {
         Work::Restore(restore) => restore.wish.vm,
         Work::Undo(parked) | Work::Release(parked) => parked.vm,
     };
-    let journal = match earlier {
-        Some(journal) => Arc::new(journal),
-        None => Arc::new(Journal::new(
-            Arc::clone(&shared.home),
-            context.job,
-            context.fence,
-            vm,
-        )),
+    let home = Arc::clone(&shared.home);
+    let journal = match (earlier, &work) {
+        (Some(journal), _) => Ok(journal),
+        (None, Work::Backup(_) | Work::Undo(_) | Work::Release(_)) => {
+            Ok(Journal::new(home, context.job, context.fence, vm))
+        }
+        (None, Work::Restore(_)) => Journal::take_over(home, context.job, context.fence, vm),
+    };
+    let journal = match journal {
+        Ok(journal) => Arc::new(journal),
+        Err(error) => {
+            // The lease runs out, and the job is handed out again.
+            warn!(job.id = %context.job, "cannot go on with an earlier run: {error:#}");
+            return;
+        }
     };
     let work = async {
         if journal.entries().succeeded.is_some() {

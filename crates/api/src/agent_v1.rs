@@ -180,6 +180,9 @@ pub struct Assignment {
     pub fence: Fence,
     /// First, second ... run.
     pub attempt: u32,
+    /// Whether a failure of this run ends the job, whatever its cause.
+    #[serde(default)]
+    pub last_attempt: bool,
     /// Length of the lease in seconds; each report renews it.
     pub lease_secs: u32,
     /// What to do.
@@ -635,6 +638,9 @@ pub struct Mark {
     pub fence: Fence,
     /// The VM.
     pub vm: VmId,
+    /// Whether it is about the data of a restore, which outlives an attempt: then the job counts, not the lease.
+    #[serde(default)]
+    pub restore: bool,
 }
 
 /// What to do with what carries a mark.
@@ -648,7 +654,7 @@ pub struct SettleReply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The job still holds its lease under this fence: leave it.
+    /// The job still holds its lease under this fence; a restore: it waits for its next attempt or runs. Leave it.
     Alive,
     /// Its point was committed: convert the checkpoint, send the base records by `settle-bases`.
     Committed {
@@ -657,6 +663,8 @@ pub enum Verdict {
     },
     /// Nothing came of it: destroy it.
     Dead,
+    /// The restore has succeeded: what it made belongs to the VM now.
+    Done,
 }
 
 /// Base records of a committed point whose job is over, from the janitor

@@ -129,6 +129,8 @@ pub struct Entry {
     pub folder: bool,
     /// Length in bytes; 0 for folders.
     pub len: u64,
+    /// Bytes it takes on its volume, where the file system says; else its length.
+    pub allocated_bytes: u64,
     /// When it was last written, where the file system says.
     pub modified: Option<SystemTime>,
 }
@@ -365,6 +367,11 @@ fn described(name: String, metadata: &fs::Metadata) -> Entry {
         name,
         folder: metadata.is_dir(),
         len: if metadata.is_dir() { 0 } else { metadata.len() },
+        allocated_bytes: if metadata.is_dir() {
+            0
+        } else {
+            platform::allocated_bytes(metadata)
+        },
         modified: metadata.modified().ok(),
     }
 }

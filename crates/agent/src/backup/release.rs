@@ -64,6 +64,7 @@ async fn resume(shared: &Shared, entries: &Entries) -> Result<(), JobError> {
             | Deed::Converting(_)
             | Deed::Folder { .. }
             | Deed::File { .. }
+            | Deed::Data { .. }
             | Deed::Place { .. }
             | Deed::MoveAside { .. }
             | Deed::Register { .. }
@@ -114,6 +115,7 @@ fn taken(entries: &Entries) -> impl Iterator<Item = &str> {
         | Deed::Converting(_)
         | Deed::Folder { .. }
         | Deed::File { .. }
+        | Deed::Data { .. }
         | Deed::Place { .. }
         | Deed::MoveAside { .. }
         | Deed::Register { .. }
@@ -156,6 +158,7 @@ fn unanswered(entries: &Entries) -> Vec<(&str, &str, &[String], Timestamp)> {
             | Deed::Converting(_)
             | Deed::Folder { .. }
             | Deed::File { .. }
+            | Deed::Data { .. }
             | Deed::Place { .. }
             | Deed::MoveAside { .. }
             | Deed::Register { .. }

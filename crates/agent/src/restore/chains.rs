@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use api::receipt::FileEvidence;
-use hyperv::{HostFile, HostFiles};
+use hyperv::HostFiles;
 use model::{HumanBytes, RecoveryPoint, host_path};
-use pipeline::{FileTarget, PlainFile, WrittenPieces, image_digest, restore_image, verify_image};
+use pipeline::{PlainFile, WrittenPieces, image_digest, verify_image};
 use plan::restore::RestorePlan;
 use store::ImageDigest;
 
@@ -17,8 +17,9 @@ use super::Restore;
 use super::disks::{Receiver, Written, make_folders};
 use super::join::Joined;
 pub(super) use super::join::damaged;
+use super::kept::{NewFile, file_header};
 use super::verify::read_back_of;
-use crate::errors::{files_error, restore_error, task_error, verify_error, write_error};
+use crate::errors::{files_error, task_error, verify_error};
 use crate::job::{JobContext, JobError};
 use crate::journal::Journal;
 
@@ -65,7 +66,10 @@ impl Receiver {
                 if let Some(folder) = host_path::parent(&file.target_path) {
                     make_folders(&self.files, &self.journal, folder)?;
                 }
-                files.push((file, self.create(&file.target_path)?));
+                files.push((
+                    file,
+                    self.begin(&file.source_path, &file.target_path, point)?,
+                ));
             }
             made.push(files);
         }
@@ -81,41 +85,47 @@ impl Receiver {
         Ok(written)
     }
 
-    /// Writes a file of the point, `source`, into the new file at `path`.
+    /// Makes the file for a file of the point, unless an earlier attempt left it.
+    pub(super) fn begin(
+        &self,
+        source: &str,
+        path: &str,
+        point: &RecoveryPoint,
+    ) -> Result<Option<NewFile>, JobError> {
+        if self.is_kept(path) {
+            return Ok(None);
+        }
+        let image = &self.stored(point, source)?.image;
+        self.create_data(&file_header(path, image)).map(Some)
+    }
+
+    /// Writes a file of the point, `source`, into the file at `path`, which was [begun](Self::begin).
     pub(super) fn fill(
         &self,
         source: &str,
         path: &str,
-        target: HostFile,
+        made: Option<NewFile>,
         point: &RecoveryPoint,
     ) -> Result<WrittenFile, JobError> {
-        let stored = point.file(source).ok_or_else(|| {
-            JobError::failed(
-                "wrong-point",
-                format!("the recovery point sent has no file {source}"),
-            )
-        })?;
-        let io = |error: std::io::Error| write_error(path, &error);
-        let mut target = FileTarget::create(target, stored.image.len).map_err(io)?;
-        let options = JobContext::pipeline_options(&self.context);
-        let outcome = restore_image(
-            &stored.image,
-            &self.names,
-            &self.link,
-            &mut target,
-            &options,
-        )
-        .map_err(|error| restore_error(path, error))?;
-        target.finish().map_err(io)?;
-        self.context.end_part(stored.image.len);
-        self.context.figures(|figures| {
-            figures.bytes_read += outcome.figures.bytes_fetched;
-            figures.bytes_stored += outcome.figures.bytes_written;
-        });
+        let image = &self.stored(point, source)?.image;
+        let outcome = self.write_file(path, image, made)?;
         Ok(WrittenFile {
             source: source.to_owned(),
             path: path.to_owned(),
             pieces: outcome.pieces,
+        })
+    }
+
+    pub(super) fn stored<'p>(
+        &self,
+        point: &'p RecoveryPoint,
+        source: &str,
+    ) -> Result<&'p model::FileImage, JobError> {
+        point.file(source).ok_or_else(|| {
+            JobError::failed(
+                "wrong-point",
+                format!("the recovery point sent has no file {source}"),
+            )
         })
     }
 }

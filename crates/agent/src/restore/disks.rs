@@ -8,9 +8,10 @@ use model::{FileImage, HumanBytes, host_path};
 use pipeline::{FileTarget, Options, WrittenPieces, restore_image};
 use plan::restore::{DiskPlan, RestoreKind, RestorePlan, Route};
 use store::SessionKeys;
-use vhdx::{BulkWriter, DiskKind, Params};
+use vhdx::{DiskKind, Params};
 
 use super::chains::{ChainContent, WrittenFile};
+use super::kept::{Kept, Wanted, staged_path};
 use super::{Restore, staging_folder};
 use crate::errors::{files_error, restore_error, task_error, write_error};
 use crate::job::{JobContext, JobError};
@@ -64,12 +65,14 @@ impl Restore<'_> {
         plan: &RestorePlan,
         session: &RestoreSession,
     ) -> Result<(Written, String), JobError> {
-        let receiver = Receiver {
+        let mut receiver = Receiver {
             context: Arc::clone(self.context),
             journal: Arc::clone(self.journal),
             files: Arc::clone(&self.shared.files),
             link: ServerLink::new(self.context, session.session),
             names: restore_keys(&session.id_key)?,
+            kept: Kept::default(),
+            checkpoint_bytes: self.shared.options.checkpoint_bytes.get(),
         };
         if is_chained(plan) {
             // Their files have their final names from the first byte on.
@@ -77,9 +80,12 @@ impl Restore<'_> {
         }
         let point = session.point.clone();
         let plan = plan.clone();
-        let receiving = tokio::task::spawn_blocking(move || receiver.receive(&plan, &point));
+        let receiving = tokio::task::spawn_blocking(move || {
+            let written = receiver.receive(&plan, &point)?;
+            Ok::<_, JobError>((written, receiver.kept.goes_on.take()))
+        });
         let watched = self.while_there_is_room(receiving);
-        let written = watched.await?.map_err(task_error)??;
+        let (written, goes_on) = watched.await?.map_err(task_error)??;
         let figures = self.context.figures(|_| ());
         let detail = format!(
             "{} received, {} written into {} disk files",
@@ -87,6 +93,10 @@ impl Restore<'_> {
             HumanBytes(figures.bytes_stored),
             written.disks.len()
         );
+        let detail = match goes_on {
+            Some(goes_on) => format!("{goes_on}; {detail}"),
+            None => detail,
+        };
         Ok((written, detail))
     }
 }
@@ -108,11 +118,15 @@ pub(super) struct Receiver {
     pub(super) files: Arc<HostFiles>,
     pub(super) link: ServerLink,
     pub(super) names: SessionKeys,
+    /// What earlier attempts left.
+    pub(super) kept: Kept,
+    /// Bytes written between two checkpoints.
+    pub(super) checkpoint_bytes: u64,
 }
 
 impl Receiver {
     fn receive(
-        &self,
+        &mut self,
         plan: &RestorePlan,
         point: &model::RecoveryPoint,
     ) -> Result<Written, JobError> {
@@ -123,6 +137,7 @@ impl Receiver {
         let tree: u64 = plan.tree.iter().map(|file| file.file_bytes).sum();
         let all = flat.saturating_add(chains).saturating_add(tree);
         self.context.set_progress(0, all);
+        self.look_at_kept(&self.wanted(plan, point)?, all)?;
         let mut written = Written {
             disks: Vec::new(),
             config_file: None,
@@ -135,7 +150,7 @@ impl Receiver {
         };
         let chains = self.chains(plan, point)?;
         for (disk, chain) in plan.disks.iter().zip(chains) {
-            let flat = match chain.is_empty() && plan.tree.is_empty() {
+            let flat = match is_flat(plan, disk) {
                 true => Some(self.disk(disk, point, &mut written.folders)?),
                 false => None,
             };
@@ -184,41 +199,45 @@ impl Receiver {
         })?;
         let folder = self.folder(target_folder, folders)?;
         let staged = host_path::join(&folder, host_path::file_name(&plan.target_path));
-        let file = self.create(&staged)?;
-        let params = Params {
-            size: disk.size_bytes,
-            block_bytes: disk.block_bytes,
-            logical: disk.logical_sector_bytes,
-            physical: disk.physical_sector_bytes,
-            kind: if plan.fixed {
-                DiskKind::Fixed
-            } else {
-                DiskKind::Dynamic
-            },
-            disk_id: if plan.new_disk_id {
-                uuid::Uuid::new_v4()
-            } else {
-                disk.id.0
-            },
-            parent: None,
-        };
-        let mut writer =
-            BulkWriter::create(file, &params).map_err(|error| write_error(&staged, &error))?;
-        let options = JobContext::pipeline_options(&self.context);
-        let outcome = restore_image(&disk.image, &self.names, &self.link, &mut writer, &options)
-            .map_err(|error| restore_error(&staged, error))?;
-        writer
-            .finish()
-            .map_err(|error| write_error(&staged, &error))?;
-        self.context.end_part(disk.image.len);
-        self.context.figures(|figures| {
-            figures.bytes_read += outcome.figures.bytes_fetched;
-            figures.bytes_stored += outcome.figures.bytes_written;
-        });
+        let outcome = self.write_disk(&staged, &disk.image, &params_of(plan, disk))?;
         Ok(FlatDisk {
             staged,
             pieces: outcome.pieces,
         })
+    }
+
+    /// Returns the files of data that a plan wants written.
+    fn wanted<'p>(
+        &self,
+        plan: &RestorePlan,
+        point: &'p model::RecoveryPoint,
+    ) -> Result<Vec<Wanted<'p>>, JobError> {
+        let job = self.context.job;
+        let mut wanted = Vec::new();
+        let chains = plan.disks.iter().flat_map(|disk| &disk.chain);
+        let chains = chains.map(|file| (&file.source_path, &file.target_path));
+        let tree = plan.tree.iter();
+        let tree = tree.map(|file| (&file.source_path, &file.target_path));
+        for (source, target) in tree.chain(chains) {
+            wanted.push(Wanted {
+                path: target.clone(),
+                image: &self.stored(point, source)?.image,
+                disk: None,
+            });
+        }
+        for disk in &plan.disks {
+            if let Some(path) = staged_path(&disk.target_path, job)
+                && is_flat(plan, disk)
+                && let Some(image) = find(point, disk)
+            {
+                wanted.push(Wanted {
+                    path,
+                    image: &image.image,
+                    disk: Some(params_of(disk, image)),
+                });
+            }
+        }
+        Ok(wanted)
     }
 
     /// Writes a configuration file under its own name.
@@ -260,6 +279,32 @@ impl Receiver {
             folders.push(path.clone());
         }
         Ok(path)
+    }
+}
+
+/// Whether a disk comes as one image.
+fn is_flat(plan: &RestorePlan, disk: &DiskPlan) -> bool {
+    disk.chain.is_empty() && plan.tree.is_empty()
+}
+
+/// Returns how the file of a disk is laid out.
+fn params_of(plan: &DiskPlan, disk: &model::DiskImage) -> Params {
+    Params {
+        size: disk.size_bytes,
+        block_bytes: disk.block_bytes,
+        logical: disk.logical_sector_bytes,
+        physical: disk.physical_sector_bytes,
+        kind: if plan.fixed {
+            DiskKind::Fixed
+        } else {
+            DiskKind::Dynamic
+        },
+        disk_id: if plan.new_disk_id {
+            uuid::Uuid::new_v4()
+        } else {
+            disk.id.0
+        },
+        parent: None,
     }
 }
 

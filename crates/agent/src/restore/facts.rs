@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use model::{MIB, RecoveryPoint, RestoreWish};
+use model::{MIB, RecoveryPoint, RestoreWish, host_path};
 use plan::restore::{
     HostFacts, Rate, RateBasis, VmElsewhere, VmOnHost, Volume, wanted_paths, wanted_vm,
 };
 
+use super::kept::Leftovers;
 use super::swap;
 use super::target_vm;
-
 use crate::clock;
 use crate::errors::{files_error, host_error};
 use crate::job::JobError;
@@ -18,12 +18,14 @@ use crate::worker::Shared;
 /// What a restore is taken to bring in a second before one was measured: what a network of 1 Gbit/s carries.
 const ASSUMED_BYTES_PER_SEC: u64 = 100 * MIB;
 
-/// Gathers what a plan needs to know of the host; changes nothing.
+/// Gathers what a plan needs to know of the host; changes nothing. What earlier attempts of the job left there does not
+/// count: their data is room for this one, and what they moved aside is taken to stand where it stood.
 pub(super) async fn gather(
     shared: &Shared,
     point: &RecoveryPoint,
     wish: &RestoreWish,
     elsewhere: Vec<VmElsewhere>,
+    left: &Leftovers,
 ) -> Result<HostFacts, JobError> {
     let host = &shared.host;
     let found = host.facts().await.map_err(host_error)?;
@@ -73,6 +75,20 @@ pub(super) async fn gather(
     let mut wanted = wanted_paths(point, wish, &facts);
     // On a volume the host does not have, nothing exists; the plan refuses such a path by name.
     wanted.retain(|path| facts.volume_of(path).is_some());
+    let moved = |path: &String| left.moved.iter().any(|from| host_path::same(from, path));
+    let mut existing: Vec<String> = wanted.iter().filter(|path| moved(path)).cloned().collect();
+    wanted.retain(|path| !moved(path) && !left.has(path));
+    let volumes = facts.volumes.clone();
+    for volume in &mut facts.volumes {
+        let here = |path: &str| {
+            let found = volumes
+                .iter()
+                .filter(|other| host_path::is_below(path, &other.path))
+                .max_by_key(|other| other.path.len());
+            found.is_some_and(|other| other.path == volume.path)
+        };
+        volume.free_bytes = volume.free_bytes.saturating_add(left.bytes_on(here));
+    }
     let files = Arc::clone(&shared.files);
     let looked = tokio::task::spawn_blocking(move || {
         let mut existing = Vec::new();
@@ -83,7 +99,8 @@ pub(super) async fn gather(
         }
         Ok::<_, JobError>(existing)
     });
-    facts.existing = looked.await.map_err(crate::errors::task_error)??;
+    existing.extend(looked.await.map_err(crate::errors::task_error)??);
+    facts.existing = existing;
     Ok(facts)
 }
 

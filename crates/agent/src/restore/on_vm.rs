@@ -460,6 +460,7 @@ fn stopped_vm(entries: &Entries) -> Option<VmId> {
         | Deed::Converting(_)
         | Deed::Folder { .. }
         | Deed::File { .. }
+        | Deed::Data { .. }
         | Deed::Place { .. }
         | Deed::MoveAside { .. }
         | Deed::Register { .. }

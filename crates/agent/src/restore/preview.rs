@@ -15,6 +15,7 @@ use plan::restore::{
 };
 
 use super::facts;
+use super::kept::Leftovers;
 use crate::job::JobError;
 use crate::worker::Shared;
 
@@ -22,6 +23,7 @@ use crate::worker::Shared;
 pub(super) async fn look(
     shared: &Shared,
     work: &RestoreWork,
+    left: &Leftovers,
 ) -> Result<(Preview, HostFacts), JobError> {
     let elsewhere = work.elsewhere.iter().map(|vm| VmElsewhere {
         id: vm.id,
@@ -29,7 +31,7 @@ pub(super) async fn look(
         host: vm.host.clone(),
         macs: vm.macs.clone(),
     });
-    let facts = facts::gather(shared, &work.point, &work.wish, elsewhere.collect()).await?;
+    let facts = facts::gather(shared, &work.point, &work.wish, elsewhere.collect(), left).await?;
     let preview = preview_restore(&work.point, &work.wish, &facts);
     if let Some(agreed) = &work.agreed {
         check_agreed(agreed, &preview)?;
@@ -39,7 +41,7 @@ pub(super) async fn look(
 
 /// Answers what a restore would do.
 pub(crate) async fn answer(shared: &Arc<Shared>, work: &RestoreWork) -> Answer {
-    match look(shared, work).await {
+    match look(shared, work, &Leftovers::default()).await {
         Ok((preview, facts)) => {
             let effects = preview.plan.as_ref().map(|plan| plan.effects());
             Answer::RestorePlan {

@@ -8,6 +8,7 @@ use plan::restore::{RestoreKind, RestorePlan, Route, VmPlan};
 
 use super::chains::merged_text;
 use super::disks::{Written, WrittenDisk, is_chained, make_folders};
+use super::kept::moved_aside;
 use super::swap::over;
 use super::tree::difference;
 use super::{Restore, parked_folder};
@@ -76,7 +77,12 @@ impl Restore<'_> {
         let park = park.to_vec();
         let moved = tokio::task::spawn_blocking(move || {
             let mut notes = Vec::new();
+            let moved = moved_aside(&journal.entries().deeds);
             for path in park {
+                if moved.iter().any(|from| host_path::same(from, &path)) {
+                    // An earlier attempt did it.
+                    continue;
+                }
                 let Some(folder) = host_path::parent(&path) else {
                     continue;
                 };

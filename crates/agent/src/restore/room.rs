@@ -1,4 +1,5 @@
-//! Free space while data is being written: a restore stops before it touches the reserve.
+//! Free space while data is being written: a restore stops before it touches the reserve, and waits in the queue with what
+//! it wrote until there is room.
 
 use std::time::Duration;
 
@@ -48,15 +49,12 @@ impl Restore<'_> {
                 .any(|path| model::host_path::same(path, &volume.path));
             concerned && volume.free_bytes < reserve.bytes(volume.capacity_bytes)
         })?;
-        let message = format!(
-            "volume {} ran low while the restore was writing: {} bytes free, {} bytes must stay free",
+        // The data stays, and so does the room it takes: whoever makes more lets the job go on.
+        Some(JobError::NotReady(format!(
+            "volume {} ran low while the restore was writing: {} bytes free, {} bytes must stay free; free space on it and the restore goes on, or cancel the job to give up what was written",
             short.path,
             short.free_bytes,
             reserve.bytes(short.capacity_bytes)
-        );
-        Some(
-            JobError::failed("not-enough-space", message)
-                .hint("free space on the volume, or choose another with --folder"),
-        )
+        )))
     }
 }

@@ -37,7 +37,7 @@ impl Receiver {
             if let Some(folder) = host_path::parent(&file.target_path) {
                 make_folders(&self.files, &self.journal, folder)?;
             }
-            made.push(self.create(&file.target_path)?);
+            made.push(self.begin(&file.source_path, &file.target_path, point)?);
         }
         let files = plan.tree.iter().zip(made);
         files

@@ -1,4 +1,7 @@
 //! Undoing a restore from its journal, last deed first. Each step can run again.
+//!
+//! Where the job has attempts left, only what followed the data is undone: disks that had got their names go back to where
+//! they were written, and the next attempt goes on with them (`kept`).
 
 use std::sync::Arc;
 
@@ -19,7 +22,49 @@ pub(crate) async fn undo_all(shared: &Arc<Shared>, journal: &Journal) -> Result<
     silence(shared, &entries).await?;
     for (number, deed) in entries.deeds.iter().enumerate().rev() {
         undo(shared, entries.job, deed).await?;
+        if let Deed::Data { record, .. } = deed {
+            let removed = journal.home().remove(record);
+            removed
+                .map_err(|error| JobError::transient("agent-data-folder", format!("{error:#}")))?;
+        }
         journal.undone(number)?;
+    }
+    Ok(())
+}
+
+/// Undoes every deed that followed the last file of data. What stays is what a later attempt of the job goes on with.
+pub(crate) async fn undo_behind_data(
+    shared: &Arc<Shared>,
+    journal: &Journal,
+) -> Result<(), JobError> {
+    let entries = journal.entries();
+    let data_end = entries.data_end();
+    silence(shared, &entries).await?;
+    for (number, deed) in entries.deeds.iter().enumerate().skip(data_end).rev() {
+        if let Deed::Place { from, to } = deed
+            && entries.data().any(|(path, _)| path == from)
+        {
+            let (files, from, to) = (Arc::clone(&shared.files), from.clone(), to.clone());
+            tokio::task::spawn_blocking(move || take_back(&files, &from, &to))
+                .await
+                .map_err(task_error)??;
+        } else {
+            undo(shared, entries.job, deed).await?;
+        }
+        journal.undone(number)?;
+    }
+    Ok(())
+}
+
+/// Renames a file of data back to where it was written; its folder may have been removed since.
+fn take_back(files: &hyperv::HostFiles, from: &str, to: &str) -> Result<(), JobError> {
+    if files.stat(from).map_err(files_error)?.is_none()
+        && files.stat(to).map_err(files_error)?.is_some()
+    {
+        if let Some(folder) = host_path::parent(from) {
+            files.create_folders(folder).map_err(files_error)?;
+        }
+        files.rename(to, from).map_err(files_error)?;
     }
     Ok(())
 }
@@ -38,6 +83,7 @@ async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobEr
         Deed::Folder { .. }
         | Deed::OwnFolder { .. }
         | Deed::File { .. }
+        | Deed::Data { .. }
         | Deed::Place { .. }
         | Deed::Return { .. }
         | Deed::MoveAside { .. } => {
@@ -77,7 +123,7 @@ async fn undo(shared: &Arc<Shared>, job: JobId, deed: &Deed) -> Result<(), JobEr
 
 fn undo_file(files: &hyperv::HostFiles, deed: &Deed) -> Result<(), JobError> {
     match deed {
-        Deed::File { path } => files.delete(path).map_err(files_error),
+        Deed::File { path } | Deed::Data { path, .. } => files.delete(path).map_err(files_error),
         Deed::Folder { path } => match files.delete_folder(path) {
             // Someone else has put something there: then it is not ours to remove.
             Err(_) if files.list(path).is_ok_and(|entries| !entries.is_empty()) => Ok(()),

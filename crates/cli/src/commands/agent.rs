@@ -84,6 +84,10 @@ struct RunArgs {
     /// For tests: end at the n-th boundary between steps of jobs, as a crash would
     #[arg(long, value_name = "N", hide = true)]
     crash_at: Option<u64>,
+    /// Bytes a restore writes before it makes them durable: what is fetched again after a cut is this, and what was on its
+    /// way [default: 128MiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::rate)]
+    checkpoint_every: Option<NonZeroU64>,
     /// New file that gets what is sent to the host and what it answers, without names and addresses
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -192,6 +196,7 @@ pub(crate) async fn run(out: Output, args: AgentArgs) -> Result<Exit, Failure> {
                 },
                 crash_at: args.crash_at,
                 rate: args.max_rate.map(agent::RateLimit::new),
+                checkpoint_bytes: args.checkpoint_every.unwrap_or(agent::CHECKPOINT_BYTES),
             };
             let stop = CancellationToken::new();
             let asked = stop.clone();

@@ -20,6 +20,7 @@ mod plans;
 mod queue;
 mod receipts;
 mod restores;
+mod resumes;
 mod shadow_ends;
 mod shadow_restores;
 mod shadows;

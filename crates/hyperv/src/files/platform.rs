@@ -115,6 +115,11 @@ mod unix {
         File::open(path)?.sync_all()
     }
 
+    pub(crate) fn allocated_bytes(metadata: &std::fs::Metadata) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        metadata.blocks().saturating_mul(512)
+    }
+
     pub(crate) fn free_bytes(path: &Path) -> io::Result<Option<u64>> {
         let volume = rustix::fs::statvfs(path)?;
         Ok(Some(volume.f_bavail.saturating_mul(volume.f_frsize)))
@@ -216,6 +221,11 @@ mod windows {
     /// Folders cannot be written out on Windows; NTFS journals its entries.
     pub(crate) fn sync_folder(_path: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    /// The files a restore writes are not sparse on NTFS.
+    pub(crate) fn allocated_bytes(metadata: &std::fs::Metadata) -> u64 {
+        metadata.len()
     }
 
     pub(crate) fn free_bytes(_path: &Path) -> io::Result<Option<u64>> {

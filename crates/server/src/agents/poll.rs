@@ -156,11 +156,13 @@ async fn next_assignment(
 }
 
 async fn assign(app: &App, job: &Job, lease: &Lease) -> ApiResult<Assignment> {
-    let lease_secs = app.catalog.rules().lease_secs;
+    let rules = app.catalog.rules();
+    let lease_secs = rules.lease_secs;
     Ok(Assignment {
         job: job.id,
         fence: lease.fence,
         attempt: lease.attempt,
+        last_attempt: job.life.failures.saturating_add(1) >= rules.max_attempts,
         lease_secs: u32::try_from(lease_secs).unwrap_or(u32::MAX),
         work: work_of(app, job).await?,
     })
@@ -175,8 +177,11 @@ async fn work_of(app: &App, job: &Job) -> ApiResult<Work> {
                 Some(host) => fleet::known_elsewhere(app, host.id, &point, &request.wish).await?,
                 None => Vec::new(),
             };
+            let mut wish = request.wish;
+            // Every attempt gives the same default names, so that one goes on where another was cut.
+            wish.named_at.get_or_insert(job.created);
             Ok(Work::Restore(Box::new(api::agent_v1::RestoreWork {
-                wish: request.wish,
+                wish,
                 point: Box::new(point),
                 elsewhere,
                 agreed: request.agreed,

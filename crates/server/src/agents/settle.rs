@@ -4,6 +4,7 @@ use api::agent_v1::{Mark, SettleBases, SettleReply, SettleRequest, Verdict, Void
 use axum::extract::State;
 use axum::http::StatusCode;
 use catalog::MarkVerdict;
+use jobs::StateName;
 use model::JobId;
 
 use super::Peer;
@@ -32,6 +33,9 @@ pub(super) async fn settle(
 }
 
 async fn judge(app: &App, peer: &Peer, mark: &Mark) -> ApiResult<Verdict> {
+    if mark.restore {
+        return judge_restore(app, peer, mark).await;
+    }
     // A commit that was begun is finished or given up first, so that the answer holds.
     app.settle_job(mark.job).await?;
     if !app.is_of_host(mark.job, peer.0.host).await? {
@@ -46,6 +50,27 @@ async fn judge(app: &App, peer: &Peer, mark: &Mark) -> ApiResult<Verdict> {
         MarkVerdict::Alive => Verdict::Alive,
         MarkVerdict::Committed(point) => Verdict::Committed { point },
         MarkVerdict::Dead => Verdict::Dead,
+    })
+}
+
+/// What was written of a restore is of use to its next attempt; once there will be none, it goes.
+async fn judge_restore(app: &App, peer: &Peer, mark: &Mark) -> ApiResult<Verdict> {
+    let job = match app.catalog.job(mark.job).await {
+        Ok(job) => job,
+        Err(err) if err.kind() == catalog::ErrorKind::NotFound => return Ok(Verdict::Dead),
+        Err(err) => return Err(err.into()),
+    };
+    if job.host.as_ref().map(|host| host.id) != peer.0.host {
+        return Ok(Verdict::Alive);
+    }
+    Ok(match job.state() {
+        // The agent does not run it any more, so it will be cancelled as soon as its lease is taken back.
+        StateName::Running if job.life.cancel_requested.is_some() => Verdict::Dead,
+        StateName::Queued | StateName::Running => Verdict::Alive,
+        StateName::Succeeded | StateName::Warnings => Verdict::Done,
+        StateName::Failed | StateName::Cancelled | StateName::Expired | StateName::Skipped => {
+            Verdict::Dead
+        }
     })
 }
 

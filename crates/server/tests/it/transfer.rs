@@ -349,6 +349,7 @@ async fn a_session_ends_with_its_attempt() {
         job: assignment.job,
         fence: backup.assignment.fence,
         vm,
+        restore: false,
     }];
     let reply = restarted
         .client
@@ -409,6 +410,7 @@ async fn committed_points_whose_job_was_lost_are_told_to_the_janitor() {
         job: backup.assignment.job,
         fence: backup.assignment.fence,
         vm,
+        restore: false,
     };
     let marks = vec![mark.clone()];
     let reply = agent
