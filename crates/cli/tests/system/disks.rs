@@ -530,7 +530,7 @@ fn s04_a_vm_that_changes_meanwhile_is_left_alone() {
     ] {
         world.slow_agent(0, "8MiB");
         let id = text(&world.cli.json(&words)["id"]).to_owned();
-        wait_for_deed(&world, &id, "\"file\"");
+        wait_for_deed(&world, &id, "\"data\"");
         world.hosts[0].ctl(change);
         let changed = without_ours(&world);
         let job = world.wait_for_job(&id, &["succeeded", "warnings", "failed"]);
