@@ -21,6 +21,7 @@ mod record;
 mod register;
 mod release;
 mod room;
+mod seeds;
 mod swap;
 mod target_vm;
 mod tree;
@@ -110,7 +111,7 @@ impl Restore<'_> {
             .step("verify", self.verify(&plan, &written, vm))
             .await?;
         self.shared
-            .measured_restore(plan.bytes.fetch_bytes, began.elapsed());
+            .measured_restore(plan.bytes.moved(), began.elapsed());
         match &plan.kind {
             RestoreKind::OnVm(vm) => self.start_again(vm).await?,
             RestoreKind::Vm(_) | RestoreKind::Disks => {

@@ -42,8 +42,8 @@ use utoipa::ToSchema;
 
 pub use plan::{
     AgreedPlan, PlanAdapter, PlanCheckpoints, PlanCollision, PlanConditions, PlanDisk,
-    PlanEstimate, PlanIdentities, PlanIdentity, PlanRefusal, PlanStep, PlanVolume, PlannedRestore,
-    RestorePlan,
+    PlanEstimate, PlanIdentities, PlanIdentity, PlanRefusal, PlanSeed, PlanStep, PlanVolume,
+    PlannedRestore, RestorePlan,
 };
 
 /// A part of a list.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use vhdx::{BulkWriter, Chain, DirectoryResolver, Params};
+use vhdx::{BulkWriter, Chain, DirectoryResolver, DiskWriter, Durability, Params};
 
 /// A disk to make.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,27 @@ pub fn make_disk(path: &Path, spec: DiskSpec) -> String {
     }
     let made = writer.finish().expect("the disk can be finished");
     made.disk_id.to_string()
+}
+
+/// Writes into a VHDX without parents, past every lock: runs of so many bytes at these offsets, made from a seed.
+pub fn damage_disk(
+    path: &Path,
+    offsets: impl IntoIterator<Item = u64>,
+    run_bytes: usize,
+    seed: u64,
+) {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
+    let disk = DiskWriter::open(file, Vec::new(), Durability::ProcessKill)
+        .unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
+    let mut run = vec![0; run_bytes];
+    for offset in offsets {
+        pattern(seed, offset, &mut run);
+        let written = disk.write_at(&run, offset);
+        written.unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    }
+    disk.close()
+        .unwrap_or_else(|error| panic!("close {}: {error}", path.display()));
 }
 
 /// Fills `out` with bytes made from a seed and their position; they do not compress.

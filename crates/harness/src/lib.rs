@@ -15,7 +15,7 @@ mod tools;
 mod world;
 
 pub use cli::{Cli, Done};
-pub use disks::{DiskSpec, disk_hash, make_disk, pattern};
+pub use disks::{DiskSpec, damage_disk, disk_hash, make_disk, pattern};
 pub use host::SimHost;
 pub use process::Process;
 pub use tools::{is_ci, python, tool};

@@ -208,6 +208,17 @@ impl HostFiles {
         })
     }
 
+    /// Opens a file for reading that nothing holds for writing, and keeps nobody from writing it meanwhile: for what is
+    /// hashed after it was read.
+    pub fn open_unheld(&self, path: &str) -> Result<HostFile, FileError> {
+        let file = platform::open_unheld(&self.local_path(path)?)
+            .map_err(|error| FileError::new("open", path, error))?;
+        Ok(HostFile {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
     /// Opens an existing file for writing, alone.
     pub fn open_write(&self, path: &str) -> Result<HostFile, FileError> {
         let local = self.local_path(path)?;

@@ -8,8 +8,6 @@
 //!   whose place is taken ([`OverVm::park`]), which nobody else uses; both are kept beside;
 //! - a plan without refusals overbooks no volume, and names no disk that was not asked for;
 //! - two plans with the same [`Fingerprint`] have the same effects.
-//!
-//! Not here: bytes taken from what the host already has.
 
 mod bytes;
 mod checkpoints;
@@ -21,6 +19,7 @@ mod names;
 mod on_vm;
 mod over;
 mod refusal;
+mod seeds;
 mod space;
 mod steps;
 mod target_vm;
@@ -45,6 +44,7 @@ pub use names::wanted_paths;
 pub use on_vm::{DiskUse, FoundBy, Replacement, wanted_vm};
 pub use over::{OverVm, StayingDisk};
 pub use refusal::Refusal;
+pub use seeds::{SeedOnHost, SeedOrigin, SeedState};
 pub use space::VolumeNeed;
 pub use steps::Step;
 pub use target_vm::{DiskOnHost, TargetVm};
@@ -80,6 +80,8 @@ pub struct RestorePlan {
     pub volumes: Vec<VolumeNeed>,
     /// What comes over the wire, and what need not.
     pub bytes: PlannedBytes,
+    /// Disks of the host that may hold parts of it.
+    pub seeds: Vec<SeedOnHost>,
     /// Who the VM was and who it will be; `None` for disks alone.
     pub identities: Option<Identities>,
     /// What becomes of checkpoints.
@@ -305,6 +307,14 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
     let over = vm.and_then(|vm| vm.over.as_ref());
     let park = disks::check_paths(wish, facts, &disks, &tree, over, &mut found);
     let config_folder = vm.map(|vm| vm.config_folder.as_str());
+    for seed in &facts.seeds {
+        if seed.state == SeedState::Missing {
+            found.refuse(Refusal::SeedMissing {
+                path: seed.path.clone(),
+                host: facts.name.clone(),
+            });
+        }
+    }
     let volumes = space::needs(facts, &disks, &tree, config_folder, point, &mut found);
     let Findings {
         warnings,
@@ -312,7 +322,7 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
         open,
     } = found;
     let plan = kind.filter(|_| !open).map(|kind| {
-        let bytes = bytes::planned(point, &kind, &disks, &tree);
+        let bytes = bytes::planned(point, &kind, &disks, &tree, &facts.seeds);
         let checkpoints = plan_checkpoints(point, wish, facts);
         RestorePlan {
             point: point.id,
@@ -326,6 +336,7 @@ pub fn preview_restore(point: &RecoveryPoint, wish: &RestoreWish, facts: &HostFa
             park,
             volumes,
             bytes,
+            seeds: facts.seeds.clone(),
             checkpoints,
             warnings,
         }

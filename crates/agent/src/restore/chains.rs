@@ -108,7 +108,9 @@ impl Receiver {
         point: &RecoveryPoint,
     ) -> Result<WrittenFile, JobError> {
         let image = &self.stored(point, source)?.image;
-        let outcome = self.write_file(path, image, made)?;
+        let seeds = self.seeds.as_ref();
+        let seeds = seeds.and_then(|seeds| seeds.for_file(source));
+        let outcome = self.write_file(path, image, made, seeds)?;
         Ok(WrittenFile {
             source: source.to_owned(),
             path: path.to_owned(),

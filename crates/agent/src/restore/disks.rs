@@ -7,11 +7,12 @@ use hyperv::{HostFile, HostFiles};
 use model::{FileImage, HumanBytes, host_path};
 use pipeline::{FileTarget, Options, WrittenPieces, restore_image};
 use plan::restore::{DiskPlan, RestoreKind, RestorePlan, Route};
-use store::SessionKeys;
+use store::{CellKey, SessionKeys};
 use vhdx::{DiskKind, Params};
 
 use super::chains::{ChainContent, WrittenFile};
 use super::kept::{Kept, Wanted, staged_path};
+use super::seeds::{self, OpenSeeds};
 use super::{Restore, staging_folder};
 use crate::errors::{files_error, restore_error, task_error, write_error};
 use crate::job::{JobContext, JobError};
@@ -70,7 +71,8 @@ impl Restore<'_> {
             journal: Arc::clone(self.journal),
             files: Arc::clone(&self.shared.files),
             link: ServerLink::new(self.context, session.session),
-            names: restore_keys(&session.id_key)?,
+            names: restore_keys(session)?,
+            seeds: None,
             kept: Kept::default(),
             checkpoint_bytes: self.shared.options.checkpoint_bytes.get(),
         };
@@ -78,18 +80,30 @@ impl Restore<'_> {
             // Their files have their final names from the first byte on.
             self.park(&plan.park).await?;
         }
+        let cell_key = match &session.seeds {
+            Some(keys) => Some(CellKey::new(key_of(&keys.cell_key)?)),
+            None => None,
+        };
         let point = session.point.clone();
         let plan = plan.clone();
         let receiving = tokio::task::spawn_blocking(move || {
+            receiver.seeds = cell_key.map(|key| {
+                let (context, journal) = (&receiver.context, &receiver.journal);
+                seeds::open(context, journal, &receiver.files, &plan, &point, key)
+            });
             let written = receiver.receive(&plan, &point)?;
+            if let Some(seeds) = receiver.seeds.take() {
+                seeds.tell(&receiver.context);
+            }
             Ok::<_, JobError>((written, receiver.kept.goes_on.take()))
         });
         let watched = self.while_there_is_room(receiving);
         let (written, goes_on) = watched.await?.map_err(task_error)??;
         let figures = self.context.figures(|_| ());
         let detail = format!(
-            "{} received, {} written into {} disk files",
+            "{} received, {} reused, {} written into {} disk files",
             HumanBytes(figures.bytes_sent),
+            HumanBytes(figures.bytes_reused),
             HumanBytes(figures.bytes_stored),
             written.disks.len()
         );
@@ -101,14 +115,20 @@ impl Restore<'_> {
     }
 }
 
-/// Only ids are checked by a restore: it cuts nothing.
-fn restore_keys(id_key: &str) -> Result<SessionKeys, JobError> {
-    let key = hex::decode(id_key)
+/// Ids are checked; only seeds are cut.
+fn restore_keys(session: &RestoreSession) -> Result<SessionKeys, JobError> {
+    let cut_key = match &session.seeds {
+        Some(keys) => key_of(&keys.cut_key)?,
+        None => [0; 32],
+    };
+    Ok(SessionKeys::new(key_of(&session.id_key)?, cut_key))
+}
+
+fn key_of(text: &str) -> Result<[u8; 32], JobError> {
+    let key = hex::decode(text)
         .ok()
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    let key =
-        key.ok_or_else(|| JobError::failed("server-protocol", "the session's key cannot be read"))?;
-    Ok(SessionKeys::new(key, [0; 32]))
+    key.ok_or_else(|| JobError::failed("server-protocol", "a key of the session cannot be read"))
 }
 
 /// Works on a thread that may block.
@@ -118,6 +138,8 @@ pub(super) struct Receiver {
     pub(super) files: Arc<HostFiles>,
     pub(super) link: ServerLink,
     pub(super) names: SessionKeys,
+    /// What the host has anyway.
+    pub(super) seeds: Option<OpenSeeds>,
     /// What earlier attempts left.
     pub(super) kept: Kept,
     /// Bytes written between two checkpoints.
@@ -199,7 +221,9 @@ impl Receiver {
         })?;
         let folder = self.folder(target_folder, folders)?;
         let staged = host_path::join(&folder, host_path::file_name(&plan.target_path));
-        let outcome = self.write_disk(&staged, &disk.image, &params_of(plan, disk))?;
+        let seeds = self.seeds.as_ref();
+        let seeds = seeds.and_then(|seeds| seeds.for_disk(disk.id, disk.size_bytes));
+        let outcome = self.write_disk(&staged, &disk.image, &params_of(plan, disk), seeds)?;
         Ok(FlatDisk {
             staged,
             pieces: outcome.pieces,

@@ -8,8 +8,8 @@ use plan::restore::{
 };
 
 use super::kept::Leftovers;
-use super::swap;
 use super::target_vm;
+use super::{seeds, swap};
 use crate::clock;
 use crate::errors::{files_error, host_error};
 use crate::job::JobError;
@@ -63,6 +63,7 @@ pub(super) async fn gather(
         target_vm: None,
         elsewhere,
         existing: Vec::new(),
+        seeds: Vec::new(),
         reserve: shared.options.reserve,
         rate: Some(rate(shared)),
     };
@@ -101,6 +102,7 @@ pub(super) async fn gather(
     });
     existing.extend(looked.await.map_err(crate::errors::task_error)??);
     facts.existing = existing;
+    facts.seeds = seeds::find(shared, point, wish, &facts, left).await?;
     Ok(facts)
 }
 

@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use hyperv::{HostFile, HostFiles};
 use model::{HumanBytes, ImageRef, host_path};
 use pipeline::{
-    FileTarget, ImageTarget, Piece, PlainFile, RestoreOutcome, WrittenPieces, held_pieces,
-    restore_image, resume_image,
+    FileTarget, ImageTarget, Options, Piece, PlainFile, RestoreOutcome, SeedUse, WrittenPieces,
+    held_pieces, restore_image, resume_image,
 };
 use plan::restore::RestorePlan;
 use store::BoxError;
@@ -320,6 +320,7 @@ impl Receiver {
         path: &str,
         image: &ImageRef,
         params: &Params,
+        seeds: Option<SeedUse>,
     ) -> Result<RestoreOutcome, JobError> {
         let failed = |error: vhdx::Error| write_error(path, &error);
         let (writer, held, record) = match self.kept.take(path) {
@@ -342,7 +343,7 @@ impl Receiver {
                 (writer, None, record)
             }
         };
-        let (writer, outcome) = self.fill_target(path, image, writer, held, record)?;
+        let (writer, outcome) = self.fill_target((path, image), writer, held, record, seeds)?;
         writer.finish().map_err(failed)?;
         Ok(outcome)
     }
@@ -354,6 +355,7 @@ impl Receiver {
         path: &str,
         image: &ImageRef,
         made: Option<NewFile>,
+        seeds: Option<SeedUse>,
     ) -> Result<RestoreOutcome, JobError> {
         let failed = |error: std::io::Error| write_error(path, &error);
         let (target, held, record) = match (self.kept.take(path), made) {
@@ -371,18 +373,18 @@ impl Receiver {
                 (target, None, record)
             }
         };
-        let (target, outcome) = self.fill_target(path, image, target, held, record)?;
+        let (target, outcome) = self.fill_target((path, image), target, held, record, seeds)?;
         target.finish().map_err(failed)?;
         Ok(outcome)
     }
 
     fn fill_target<T: Durable>(
         &self,
-        path: &str,
-        image: &ImageRef,
+        (path, image): (&str, &ImageRef),
         target: T,
         held: Option<WrittenPieces>,
         record: Record,
+        seeds: Option<SeedUse>,
     ) -> Result<(T, RestoreOutcome), JobError> {
         let mut target = Checkpointed {
             target,
@@ -391,7 +393,10 @@ impl Receiver {
             since: 0,
             pending: Vec::new(),
         };
-        let options = JobContext::pipeline_options(&self.context);
+        let options = Options {
+            seeds,
+            ..JobContext::pipeline_options(&self.context)
+        };
         let kept = held.as_ref().map_or(0, WrittenPieces::covered_bytes);
         let outcome = match held {
             Some(held) => resume_image(image, &self.names, &self.link, &mut target, held, &options),
@@ -403,6 +408,7 @@ impl Receiver {
         self.context.end_part(image.len - kept);
         self.context.figures(|figures| {
             figures.bytes_read += outcome.figures.bytes_fetched;
+            figures.bytes_reused += outcome.figures.bytes_reused;
             figures.bytes_stored += outcome.figures.bytes_written;
         });
         Ok((target.target, outcome))

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use api::agent_v1::{Answer, RestoreWork};
 use api::v1::{
     AgreedPlan, NamedRef, PlanAdapter, PlanCheckpoints, PlanCollision, PlanConditions, PlanDisk,
-    PlanEstimate, PlanIdentities, PlanIdentity, PlanRefusal, PlanStep, PlanVolume, PlannedRestore,
+    PlanEstimate, PlanIdentities, PlanIdentity, PlanRefusal, PlanSeed, PlanStep, PlanVolume,
+    PlannedRestore,
 };
 use model::{RestoreScope, host_path};
 use plan::restore::{
-    Checkpoints, DiskPlan, Estimate, HostFacts, Identities, Preview, RateBasis, Refusal, Step,
-    TreeFilePlan, VmElsewhere, VmIdentity, VolumeNeed, differences, plan_checkpoints,
-    plan_identities, preview_restore,
+    Checkpoints, DiskPlan, Estimate, HostFacts, Identities, Preview, RateBasis, Refusal,
+    SeedOnHost, SeedState, Step, TreeFilePlan, VmElsewhere, VmIdentity, VolumeNeed, differences,
+    plan_checkpoints, plan_identities, preview_restore,
 };
 
 use super::facts;
@@ -122,6 +123,7 @@ fn told(work: &RestoreWork, preview: &Preview, facts: &HostFacts) -> PlannedRest
         fetch_bytes: bytes.fetch_bytes,
         reuse_bytes: bytes.reuse_bytes,
         hole_bytes: bytes.hole_bytes,
+        seeds: facts.seeds.iter().map(seed).collect(),
         checkpoints: checkpoints(&plan_checkpoints(point, wish, facts)),
         identities: identities
             .map(|found| told_identities(&found))
@@ -176,6 +178,20 @@ fn tree_bytes(disk: &DiskPlan, tree: &[TreeFilePlan]) -> Option<u64> {
         file = parent;
     }
     Some(bytes)
+}
+
+fn seed(seed: &SeedOnHost) -> PlanSeed {
+    let (held_bytes, problem) = match &seed.state {
+        SeedState::Usable { held_bytes, .. } => (*held_bytes, None),
+        SeedState::Missing => (0, Some("there is no such file".to_owned())),
+        SeedState::Unusable(reason) => (0, Some(reason.clone())),
+    };
+    PlanSeed {
+        path: seed.path.clone(),
+        found_as: seed.origin.as_str().to_owned(),
+        held_bytes,
+        problem,
+    }
 }
 
 fn volume(need: &VolumeNeed) -> PlanVolume {

@@ -38,10 +38,13 @@ pub struct PlannedRestore {
     pub disks: Vec<PlanDisk>,
     /// What each volume must have free.
     pub volumes: Vec<PlanVolume>,
-    /// Bytes that come from the store at most, before compression.
+    /// Bytes that come from the store, before compression: at most, where nothing is reused.
     pub fetch_bytes: u64,
-    /// Bytes taken from what the host already has.
+    /// Bytes taken from what the host already has: an estimate, from what its seeds hold at most.
     pub reuse_bytes: u64,
+    /// Disks of the host whose blocks are used where they are the recovery point's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<PlanSeed>,
     /// Bytes of the disks that hold nothing: neither stored nor sent.
     pub hole_bytes: u64,
     /// What becomes of checkpoints.
@@ -101,6 +104,20 @@ pub struct PlanDisk {
     /// Files of the disk it takes the place of, which are moved aside and kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parks: Vec<String>,
+}
+
+/// A disk of the host whose blocks may be used.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PlanSeed {
+    /// Path on the host.
+    pub path: String,
+    /// `named`, `own-disk` (of the VM), `kept` (by an earlier restore), `twin` (another VM's, of the same name and size).
+    pub found_as: String,
+    /// Bytes it holds at most.
+    pub held_bytes: u64,
+    /// Why it cannot be used, where it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A volume of a plan.

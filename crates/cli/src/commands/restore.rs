@@ -137,7 +137,7 @@ struct WishArgs {
     #[arg(long, requires = "in_place", hide = true)]
     confirm_overwrite: bool,
     /// Disk file on the host that may hold blocks of the recovery point, so that these need not be sent; may be repeated
-    #[arg(long = "seed", value_name = "PATH", hide = true)]
+    #[arg(long = "seed", value_name = "PATH")]
     seeds: Vec<String>,
     /// Write zeros where the recovery point is damaged; such a restore ends with warnings
     #[arg(long, hide = true)]

@@ -11,6 +11,7 @@
 mod bad_input;
 mod checkpoints;
 mod crashes;
+mod delta;
 mod disks;
 mod file_systems;
 mod increments;

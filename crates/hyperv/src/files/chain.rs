@@ -38,6 +38,31 @@ impl HostFiles {
     }
 }
 
+impl HostFiles {
+    /// Opens a disk with all its parents as [`HostFiles::open_unheld`] opens a file.
+    pub fn open_chain_unheld(&self, path: &str) -> Result<Chain, ChainError> {
+        let leaf = self.open_unheld(path)?;
+        Chain::open(leaf, path, &Unheld(self)).map_err(|source| ChainError::Disk {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Finds parents as [`HostPathResolver`] does, and holds none of them.
+#[derive(Debug)]
+struct Unheld<'a>(&'a HostFiles);
+
+impl ParentResolver for Unheld<'_> {
+    fn locate(&self, child: &str, locator: &ParentLocator) -> Vec<String> {
+        candidates(child, locator)
+    }
+
+    fn open(&self, location: &str) -> io::Result<Arc<dyn ReadAt>> {
+        reader(self.0.open_unheld(location))
+    }
+}
+
 /// Finds parents by the paths in a child's locator, through the path map.
 #[derive(Clone, Debug)]
 pub struct HostPathResolver {

@@ -24,6 +24,14 @@ mod unix {
         locked(file.try_lock_shared()).map(|()| file)
     }
 
+    pub(crate) fn open_unheld(path: &Path) -> io::Result<File> {
+        let file = open_read(path)?;
+        match file.unlock() {
+            Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(error),
+            Ok(()) | Err(_) => Ok(file),
+        }
+    }
+
     /// Writes a file out and opens it past the page cache, as far as the file system can.
     pub(crate) fn open_past_cache(path: &Path) -> io::Result<(File, CacheBypass)> {
         let (file, bypass) = open_dropped(path)?;
@@ -152,6 +160,10 @@ mod windows {
             .read(true)
             .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
             .open(path)
+    }
+
+    pub(crate) fn open_unheld(path: &Path) -> io::Result<File> {
+        open_read(path)
     }
 
     /// Writes a file out and opens it past the system's cache.

@@ -2,23 +2,33 @@
 
 use model::{DiskSource, FileImage, RecoveryPoint};
 
-use super::{ChainFilePlan, DiskPlan, HostFacts, RestoreKind, Route, TreeFilePlan};
+use super::{
+    ChainFilePlan, DiskPlan, HostFacts, RestoreKind, Route, SeedOnHost, TreeFilePlan, seeds,
+};
 
 /// What comes over the wire, and what need not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlannedBytes {
-    /// Bytes that come from the store at most, before compression.
+    /// Bytes that come from the store, before compression: at most, where nothing is reused.
     pub fetch_bytes: u64,
-    /// Bytes taken from what the host already has.
+    /// Bytes taken from what the host already has: an estimate, from what the seeds hold.
     pub reuse_bytes: u64,
     /// Bytes of the disks that hold nothing: neither stored nor sent.
     pub hole_bytes: u64,
 }
 
+impl PlannedBytes {
+    /// Returns the bytes that are written, wherever they come from.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.fetch_bytes.saturating_add(self.reuse_bytes)
+    }
+}
+
 /// How many bytes a second a restore brings, from the first byte fetched to the last one read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Bytes of [`PlannedBytes::fetch_bytes`] in a second.
+    /// Bytes fetched or reused in a second.
     pub bytes_per_sec: u64,
     /// Where the figure comes from.
     pub basis: RateBasis,
@@ -61,6 +71,7 @@ pub(super) fn planned(
     kind: &RestoreKind,
     disks: &[DiskPlan],
     tree: &[TreeFilePlan],
+    seeds: &[SeedOnHost],
 ) -> PlannedBytes {
     let imports = kind.vm().is_some_and(|vm| match vm.route {
         Route::Import { .. } => true,
@@ -80,9 +91,11 @@ pub(super) fn planned(
         .disk_sources()
         .filter(|source| disks.iter().any(|disk| disk.disk == source.id))
         .map(|source| source.size_bytes.saturating_sub(source.allocated_bytes));
+    let all = fetch.fold(0, u64::saturating_add);
+    let reuse_bytes = seeds::reusable(disks, seeds).min(all);
     PlannedBytes {
-        fetch_bytes: fetch.fold(0, u64::saturating_add),
-        reuse_bytes: 0,
+        fetch_bytes: all - reuse_bytes,
+        reuse_bytes,
         hole_bytes: holes.fold(0, u64::saturating_add),
     }
 }
@@ -90,9 +103,11 @@ pub(super) fn planned(
 /// Returns how long it takes to bring these bytes, where a rate is known.
 pub(super) fn estimate(bytes: &PlannedBytes, facts: &HostFacts) -> Option<Estimate> {
     let rate = facts.rate.filter(|rate| rate.bytes_per_sec > 0)?;
+    // What is reused is read, written and read back all the same.
+    let moved = bytes.moved();
     Some(Estimate {
-        seconds: bytes.fetch_bytes.div_ceil(rate.bytes_per_sec),
-        bytes: bytes.fetch_bytes,
+        seconds: moved.div_ceil(rate.bytes_per_sec),
+        bytes: moved,
         rate,
     })
 }

@@ -2,7 +2,7 @@
 
 use model::{DiskId, HostId, PowerState, SwitchRef, Timestamp, VmId, host_path};
 
-use super::{Rate, TargetVm};
+use super::{Rate, SeedOnHost, TargetVm};
 
 /// The target host as the agent found it.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct HostFacts {
     pub elsewhere: Vec<VmElsewhere>,
     /// Those of [`wanted_paths`](super::wanted_paths) that exist.
     pub existing: Vec<String>,
+    /// Disks that may hold parts of the point, likeliest first.
+    pub seeds: Vec<SeedOnHost>,
     /// How much stays free.
     pub reserve: ReservePolicy,
     /// How fast a restore is; `None` where nothing is known.

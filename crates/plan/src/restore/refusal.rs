@@ -86,6 +86,14 @@ pub enum Refusal {
         /// The host.
         host: String,
     },
+    /// A seed that was named is not there.
+    #[error("there is no file {path} on host {host} to take blocks from")]
+    SeedMissing {
+        /// What was named.
+        path: String,
+        /// The host.
+        host: String,
+    },
     /// Too little room (S12).
     #[error("not enough space on {}", .short.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NotEnoughSpace {
@@ -235,6 +243,7 @@ impl Refusal {
             Refusal::NoSuchDisk { .. } => "no-such-disk",
             Refusal::NoSuchSwitch { .. } | Refusal::NoSuchSource { .. } => "no-such-switch",
             Refusal::NoVolume { .. } => "no-volume",
+            Refusal::SeedMissing { .. } => "no-such-seed",
             Refusal::NotEnoughSpace { .. } => "not-enough-space",
             Refusal::OtherHost { .. } => "other-host",
             Refusal::NoConfiguration => "no-configuration",
@@ -279,6 +288,9 @@ impl Refusal {
             }
             Refusal::NoSuchSource { .. } => {
                 "`reprise point show --json` lists the adapters of a recovery point"
+            }
+            Refusal::SeedMissing { .. } => {
+                "correct the path given with --seed, or leave it out: more is fetched then"
             }
             Refusal::NoVolume { .. } => "choose a folder on a volume of the host with --folder",
             Refusal::NotEnoughSpace { .. } => {

@@ -143,6 +143,7 @@ pub(super) fn host() -> HostFacts {
         target_vm: None,
         elsewhere: vec![],
         existing: vec![],
+        seeds: vec![],
         reserve: ReservePolicy::default(),
         rate: None,
     }

@@ -298,7 +298,6 @@ fn over_existing(request: &RestoreRequest) -> ApiResult<OverExisting> {
 fn not_built_yet(wish: &RestoreWish) -> ApiResult<()> {
     let asked = [
         (wish.over != OverExisting::Park, "a restore in place"),
-        (!wish.seeds.is_empty(), "a restore from seeds"),
         (wish.skip_damaged, "leaving out what is damaged"),
     ];
     match asked.iter().find(|(asked, _)| *asked) {

@@ -114,12 +114,24 @@ fn data(planned: &PlannedRestore) -> Vec<String> {
     if planned.fingerprint.is_none() {
         return Vec::new();
     }
+    let estimated = planned.reuse_bytes > 0;
     let mut lines = vec![format!(
-        "fetches {} at most, reuses {}, leaves out {} that hold nothing",
+        "fetches {} {}, reuses {}, leaves out {} that hold nothing",
         bytes(planned.fetch_bytes),
-        bytes(planned.reuse_bytes),
+        if estimated { "or more" } else { "at most" },
+        match estimated {
+            true => format!(
+                "up to {} (what the disks below hold)",
+                bytes(planned.reuse_bytes)
+            ),
+            false => bytes(planned.reuse_bytes),
+        },
         bytes(planned.hole_bytes)
     )];
+    lines.extend(planned.seeds.iter().map(|seed| match &seed.problem {
+        None => format!("blocks of {}  {}", seed.path, seed.found_as),
+        Some(problem) => format!("not of {}  {problem}", seed.path),
+    }));
     lines.push(match &planned.estimate {
         Some(estimate) => format!(
             "takes about {} s: {} at {} {} a second",
