@@ -158,6 +158,29 @@ fn copies_and_single_disks_take_what_the_vm_has() {
 }
 
 #[test]
+fn a_replaced_disk_and_a_vm_that_is_gone_take_what_was_there_and_what_is_kept() {
+    let ground = Ground::new(32);
+    let world = &ground.world;
+    ground.damage(PATH, ground.cells(3), CELL, 9);
+    let job = world.restore("web01", &["--disk", "disk0.vhdx", "--replace-disk"]);
+    ground.assert_cost(&job, 8.0);
+    assert_eq!(world.hosts[0].guest_hash("web01", 0), ground.content);
+    ground.damage(PATH, ground.cells(2), CELL, 10);
+    world.restore("web01", &[]);
+    let host = &world.hosts[0];
+    host.ctl(&["vm", "remove", "web01"]);
+    if let Err(error) = std::fs::remove_file(host.local(PATH)) {
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+    // Damaged disks are all that is left of it, kept by the restores before.
+    let job = world.restore("web01", &[]);
+    ground.assert_cost(&job, 8.0);
+    let log = log(world, &job);
+    assert!(log.contains("(kept)") && log.contains(".reprise-"), "{log}");
+    assert_eq!(host.guest_hash("web01", 0), ground.content);
+}
+
+#[test]
 fn files_of_a_chain_take_what_the_old_files_have() {
     let ground = Ground::new(32);
     let world = &ground.world;

@@ -294,6 +294,74 @@ fn bytes_are_told_from_holes_and_a_time_only_with_its_basis() {
 }
 
 #[test]
+fn what_seeds_give_is_estimated_and_is_no_effect() {
+    let (point, asked) = (point(), wish(RestoreTarget::Original));
+    let without = plan(&point, &asked, &host());
+    let (first, other) = (point.disks[0].id, DiskId::random());
+    let seed = |origin: SeedOrigin, disk: DiskId, size_bytes: u64, held_bytes: u64| SeedOnHost {
+        path: r"D:\seed.vhdx".to_owned(),
+        origin,
+        state: SeedState::Usable {
+            disk,
+            size_bytes,
+            held_bytes,
+        },
+    };
+    let unusable = SeedOnHost {
+        path: r"D:\broken.vhdx".to_owned(),
+        origin: SeedOrigin::Named,
+        state: SeedState::Unusable("it is damaged".to_owned()),
+    };
+    let (own, named) = (SeedOrigin::OwnDisk, SeedOrigin::Named);
+    // Two disks of 10 GiB, of each of which 1 GiB comes.
+    let cases = [
+        (vec![], 0),
+        (vec![unusable], 0),
+        // It is like the first disk alone, then by its size like both.
+        (vec![seed(own, first, GIB, 300 * MIB)], 300 * MIB),
+        (vec![seed(own, other, 10 * GIB, 300 * MIB)], 600 * MIB),
+        (vec![seed(own, first, GIB, 5 * GIB)], GIB),
+        // Of several the fullest counts, not their sum.
+        (
+            vec![
+                seed(own, first, GIB, 300 * MIB),
+                seed(named, first, GIB, 500 * MIB),
+            ],
+            500 * MIB,
+        ),
+        // A stranger counts where a person named it.
+        (vec![seed(own, other, GIB, 300 * MIB)], 0),
+        (vec![seed(named, other, GIB, 300 * MIB)], 300 * MIB),
+        (vec![seed(named, other, GIB, 9 * GIB)], 2 * GIB),
+    ];
+    for (seeds, reused) in cases {
+        let mut facts = host();
+        facts.seeds = seeds.clone();
+        let told = plan(&point, &asked, &facts);
+        assert_eq!(told.bytes.reuse_bytes, reused, "{seeds:?}");
+        assert_eq!(told.bytes.moved(), without.bytes.fetch_bytes, "{seeds:?}");
+        assert_eq!(told.fingerprint(), without.fingerprint(), "{seeds:?}");
+    }
+}
+
+#[test]
+fn a_named_seed_that_is_not_there_is_refused_by_name() {
+    let mut facts = host();
+    facts.seeds = vec![SeedOnHost {
+        path: r"D:\no.vhdx".to_owned(),
+        origin: SeedOrigin::Named,
+        state: SeedState::Missing,
+    }];
+    let told = preview_restore(&point(), &wish(RestoreTarget::Original), &facts);
+    assert!(told.plan.is_some(), "what it would do is told all the same");
+    let [refusal] = &told.refusals[..] else {
+        panic!("{:?}", told.refusals)
+    };
+    assert_eq!(refusal.code(), "no-such-seed");
+    assert!(refusal.to_string().contains(r"D:\no.vhdx"), "{refusal}");
+}
+
+#[test]
 fn who_else_has_the_id_the_name_or_the_mac_is_told() {
     let mut point = point();
     point.vm.nics[0].mac = Some("00155D010203".into());
