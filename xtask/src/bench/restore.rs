@@ -161,6 +161,13 @@ impl Bench<'_> {
         self.world.wait_for_vm("figures");
         say("backing up ...");
         self.world.back_up("figures", &[]);
+        // What the host still has would not be fetched.
+        let host = &self.world.hosts[0];
+        host.ctl(&["vm", "remove", "figures"]);
+        let left = host.local("C:\\VMs\\figures.vhdx");
+        if left.exists() {
+            remove(&left)?;
+        }
         Ok(())
     }
 
@@ -194,6 +201,8 @@ impl Bench<'_> {
         }
         let job: serde_json::Value =
             serde_json::from_str(usage.printed.trim()).context("the job")?;
+        let reused = job["figures"]["bytes_reused"].as_u64();
+        ensure!(reused == Some(0), "a full restore reused bytes: {job}");
         for step in job["steps"].as_array().into_iter().flatten() {
             say(&format!(
                 "  {}: {} to {}",

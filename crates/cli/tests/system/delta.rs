@@ -181,6 +181,17 @@ fn a_replaced_disk_and_a_vm_that_is_gone_take_what_was_there_and_what_is_kept() 
 }
 
 #[test]
+fn of_a_vm_that_runs_the_parents_of_its_disks_are_used() {
+    let ground = Ground::new(32);
+    let host = &ground.world.hosts[0];
+    host.ctl(&["checkpoint", "create", "web01", "one"]);
+    host.ctl(&["power", "web01", "on"]);
+    let job = ground.world.restore("web01", &[]);
+    ground.assert_cost(&job, 1.0);
+    assert_eq!(host.guest_hash("web01", 0), ground.content);
+}
+
+#[test]
 fn files_of_a_chain_take_what_the_old_files_have() {
     let ground = Ground::new(32);
     let world = &ground.world;
