@@ -24,7 +24,7 @@ use crate::job::{JobContext, JobError};
 use crate::journal::{Deed, Journal};
 use crate::worker::Shared;
 
-/// Seeds beyond this are not looked at.
+/// Seeds that nobody named are not looked for beyond so many.
 const SEEDS_MAX: usize = 32;
 /// Seeds that are read along with one image.
 const ALONG_MAX: usize = 4;
@@ -71,7 +71,7 @@ pub(super) async fn find(
         let mut seeds: Vec<SeedOnHost> = Vec::new();
         for candidate in candidates {
             if let Some(seed) = look(&files, &candidate, &twins)
-                && seeds.len() < SEEDS_MAX
+                && (seed.origin == SeedOrigin::Named || seeds.len() < SEEDS_MAX)
                 && !seeds
                     .iter()
                     .any(|known| host_path::same(&known.path, &seed.path))

@@ -239,11 +239,18 @@ fn a_seed_that_changes_while_it_is_read_makes_no_wrong_disk() {
 fn seeds_that_are_missing_damaged_or_in_use_are_told_by_name() {
     let ground = Ground::new(16);
     let world = &ground.world;
-    let missing = ["restore", "plan", "web01", "--seed", r"D:\no\such.vhdx"];
-    let plan = world.cli.run_json(&missing).expect(1).value();
-    assert_eq!(plan["refusals"][0]["code"], "no-such-seed", "{plan}");
-    let said = text(&plan["refusals"][0]["message"]);
-    assert!(said.contains(r"D:\no\such.vhdx"), "{said}");
+    for path in [
+        r"D:\no\such.vhdx",
+        "nowhere",
+        r"C:\..\up.vhdx",
+        r"Q:\q.vhdx",
+    ] {
+        let missing = ["restore", "plan", "web01", "--seed", path];
+        let plan = world.cli.run_json(&missing).expect(1).value();
+        let refusal = &plan["refusals"][0];
+        assert_eq!(refusal["code"], "no-such-seed", "{plan}");
+        assert!(text(&refusal["message"]).contains(path), "{plan}");
+    }
 
     let broken = r"D:\broken.vhdx";
     let file = world.hosts[0].local(broken);
